@@ -1,1 +1,4 @@
-//! x
+//! weft-proxy: the data plane.
+pub mod balance;
+pub mod endpoint;
+pub mod error;

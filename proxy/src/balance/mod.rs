@@ -1,0 +1,2 @@
+//! Picking an endpoint: pure deciders, one algorithm per file.
+pub mod ewma;
