@@ -304,3 +304,6 @@ fn pattern<T>(candidate: &Candidate<T>) -> Option<&Arc<str>> {
         PathMatch::Exact(_) | PathMatch::Prefix(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

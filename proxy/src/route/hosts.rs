@@ -163,3 +163,6 @@ fn overlap<'h>(listener: Option<&'h Hostname>, route: &'h Hostname) -> Option<&'
         None
     }
 }
+
+#[cfg(test)]
+mod tests;

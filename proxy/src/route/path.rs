@@ -60,7 +60,7 @@ pub fn normalize(path: &str) -> Result<Cow<'_, str>, PathError> {
             PathError::Delimiter
         });
     }
-    let decoded = if seen & PERCENT != 0 { Cow::Owned(decode(path)?) } else { Cow::Borrowed(path) };
+    let decoded = if seen & PERCENT != 0 { decode(path)? } else { Cow::Borrowed(path) };
     if seen & (PERCENT | DOT) != 0 && has_dot_segment(&decoded) {
         return resolve(&decoded).map(Cow::Owned);
     }
@@ -90,29 +90,35 @@ const CLASS: [u8; 256] = {
 };
 
 /// Decodes what need not be encoded and spells the rest in upper case.
-fn decode(path: &str) -> Result<String, PathError> {
-    let mut decoded = String::with_capacity(path.len());
-    let mut rest = path;
-    while let Some((plain, escape)) = rest.split_once('%') {
-        decoded.push_str(plain);
-        let &[high, low, ..] = escape.as_bytes() else { return Err(PathError::Escape) };
-        let (Some(high), Some(low)) = (hex(high), hex(low)) else { return Err(PathError::Escape) };
-        match high << 4 | low {
-            0 => return Err(PathError::Nul),
-            byte if is_unreserved(byte) => decoded.push(char::from(byte)),
-            _ => {
-                decoded.push('%');
-                decoded.push(HEX[usize::from(high)]);
-                decoded.push(HEX[usize::from(low)]);
-            }
+fn decode(path: &str) -> Result<Cow<'_, str>, PathError> {
+    let mut decoded = String::new();
+    // Everything before is in `decoded`. The path starts with `/`, so 0 means that nothing had to change.
+    let mut copied = 0;
+    for start in memchr::memchr_iter(b'%', path.as_bytes()) {
+        let escape = path.get(start..start + 3).ok_or(PathError::Escape)?;
+        let (Some(high), Some(low)) = (hex(escape.as_bytes()[1]), hex(escape.as_bytes()[2])) else {
+            return Err(PathError::Escape);
+        };
+        let byte = high << 4 | low;
+        if byte == 0 {
+            return Err(PathError::Nul);
         }
-        rest = &escape[2..];
+        if is_unreserved(byte) {
+            decoded.push_str(&path[copied..start]);
+            decoded.push(char::from(byte));
+            copied = start + 3;
+        } else if escape.bytes().any(|digit| digit.is_ascii_lowercase()) {
+            decoded.push_str(&path[copied..start]);
+            decoded.extend(escape.chars().map(|digit| digit.to_ascii_uppercase()));
+            copied = start + 3;
+        }
     }
-    decoded.push_str(rest);
-    Ok(decoded)
+    if copied == 0 {
+        return Ok(Cow::Borrowed(path));
+    }
+    decoded.push_str(&path[copied..]);
+    Ok(Cow::Owned(decoded))
 }
-
-const HEX: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];
 
 fn hex(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).map(|value| value as u8)
@@ -228,3 +234,6 @@ fn lower_case(host: &str) -> Cow<'_, str> {
         Cow::Borrowed(host)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,9 +8,9 @@ use std::{borrow::Cow, fmt::Write, sync::Arc};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode, header,
-    uri::{InvalidUri, PathAndQuery},
+    uri::{Authority, InvalidUri, PathAndQuery},
 };
-use weft_model::config::{HeaderModifier, PathModifier, Redirect};
+use weft_model::config::{HeaderModifier, PathModifier, Redirect, Rewrite};
 
 use super::{
     PrefixLen,
@@ -93,6 +93,39 @@ impl PathRewrite {
                 _ => Cow::Borrowed(whole),
             },
         }
+    }
+}
+
+/// A checked [`Rewrite`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CompiledRewrite {
+    /// The new `host`, and the same as `:authority`.
+    pub host: Option<(HeaderValue, Authority)>,
+    /// The new path.
+    pub path: Option<PathRewrite>,
+}
+
+impl CompiledRewrite {
+    /// # Errors
+    /// When the hostname or the path is not one.
+    pub fn new(rewrite: &Rewrite) -> Result<Self, RewriteError> {
+        let host = match rewrite.hostname.as_ref().map(hostname).transpose()? {
+            None => None,
+            Some(host) => match (HeaderValue::from_str(&host), Authority::try_from(&*host)) {
+                (Ok(value), Ok(authority)) => Some((value, authority)),
+                _ => return Err(RewriteError::Host { host, source: HostError::Character }),
+            },
+        };
+        Ok(Self { host, path: rewrite.path.as_ref().map(PathRewrite::new).transpose()? })
+    }
+}
+
+/// A configured hostname, which has no port.
+fn hostname(written: &Arc<str>) -> Result<Arc<str>, RewriteError> {
+    match host_of(written) {
+        Ok((host, None)) => Ok(host.into()),
+        Ok((_, Some(_))) => Err(RewriteError::Host { host: written.clone(), source: HostError::Port }),
+        Err(source) => Err(RewriteError::Host { host: written.clone(), source }),
     }
 }
 
@@ -181,14 +214,6 @@ impl CompiledRedirect {
             Some("https") => Some(Scheme::Https),
             Some(other) => return Err(RewriteError::Scheme(other.into())),
         };
-        let hostname = match &redirect.hostname {
-            None => None,
-            Some(host) => match host_of(host) {
-                Ok((host, None)) => Some(host.into()),
-                Ok((_, Some(_))) => return Err(RewriteError::Host { host: host.clone(), source: HostError::Port }),
-                Err(source) => return Err(RewriteError::Host { host: host.clone(), source }),
-            },
-        };
         let status = match redirect.status {
             code @ (301 | 302 | 303 | 307 | 308) => StatusCode::from_u16(code).ok(),
             _ => None,
@@ -196,7 +221,7 @@ impl CompiledRedirect {
         Ok(Self {
             status: status.ok_or(RewriteError::Status(redirect.status))?,
             scheme,
-            hostname,
+            hostname: redirect.hostname.as_ref().map(hostname).transpose()?,
             port: redirect.port,
             path: redirect.path.as_ref().map(PathRewrite::new).transpose()?,
         })
@@ -312,3 +337,6 @@ fn modifiable(name: &Arc<str>) -> Result<HeaderName, RewriteError> {
     ];
     if framing.contains(&header) { Err(RewriteError::Framing(header)) } else { Ok(header) }
 }
+
+#[cfg(test)]
+mod tests;
