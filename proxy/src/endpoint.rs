@@ -4,7 +4,10 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU8, AtomicU32, AtomicU64,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     time::{Duration, Instant},
 };
@@ -12,6 +15,13 @@ use std::{
 use crate::balance::ewma::PeakEwma;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+static HEALTH_GENERATION: AtomicU64 = AtomicU64::new(0);
+
+/// Changes whenever an endpoint of this process becomes usable or unusable: what was counted before may be kept as
+/// long as this stays the same.
+pub fn health_generation() -> u64 {
+    HEALTH_GENERATION.load(Relaxed)
+}
 
 /// One address behind a service.
 #[derive(Debug)]
@@ -114,20 +124,33 @@ impl Endpoint {
         }
     }
 
-    /// Records a verdict of the health checker. A recovered endpoint starts slowly again.
+    /// Records a verdict of the health checker. A recovered endpoint starts slowly again; one that was removed keeps no
+    /// verdict, because it no longer counts.
     pub fn set_health(&self, health: Health, now: Instant) {
-        let was = self.health.swap(health as u8, Relaxed) == Health::Unhealthy as u8;
+        if self.is_removed() {
+            return;
+        }
+        self.swap_health(health, now);
+        // Removed by another thread in between: whoever swaps last takes it out of the count.
+        if self.removed.load(SeqCst) {
+            self.swap_health(Health::Unknown, now);
+        }
+    }
+
+    fn swap_health(&self, health: Health, now: Instant) {
+        let was = self.health.swap(health as u8, SeqCst) == Health::Unhealthy as u8;
         match (was, health == Health::Unhealthy) {
             (false, true) => {
                 self.unusable.fetch_add(1, Relaxed);
             }
             (true, false) => {
-                self.unusable.fetch_sub(1, Relaxed);
                 let since = now.saturating_duration_since(self.epoch);
                 self.usable_since.store(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+                self.unusable.fetch_sub(1, Relaxed);
             }
-            _ => {}
+            _ => return,
         }
+        HEALTH_GENERATION.fetch_add(1, Relaxed);
     }
 
     /// Whether a picker may choose it outside of panic.
@@ -145,9 +168,11 @@ impl Endpoint {
         self.removed.load(Relaxed)
     }
 
-    /// Called when no configuration names it any more.
+    /// Called when no configuration names it any more. It stops counting as unusable.
     pub fn mark_removed(&self) {
-        self.removed.store(true, Relaxed);
+        if !self.removed.swap(true, SeqCst) {
+            self.swap_health(Health::Unknown, self.epoch);
+        }
     }
 }
 
