@@ -16,6 +16,7 @@ use crate::{
     options::Limits,
     snapshot::PortId,
     telemetry::metrics::ConnectionGuard,
+    upgrade::Tunnel,
     worker::Worker,
 };
 
@@ -42,6 +43,8 @@ pub struct Conn {
     pub in_flight: Cell<u32>,
     /// Last time that a request began, a body moved or a response ended (coarse).
     pub moved: Cell<Instant>,
+    /// HTTP/1.1: what the connection becomes once the response at hand has been sent.
+    pub tunnel: RefCell<Option<Tunnel>>,
     order: Cell<Order>,
     waker: RefCell<Option<Waker>>,
 }
@@ -82,6 +85,7 @@ impl Conn {
             guard: OnceCell::new(),
             in_flight: Cell::new(0),
             moved,
+            tunnel: RefCell::new(None),
             order: Cell::new(Order::None),
             waker: RefCell::new(None),
         }

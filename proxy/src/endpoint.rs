@@ -45,6 +45,7 @@ pub struct Endpoint {
     /// Requests that ended in a connect failure, a reset, a time-out or a 5xx.
     pub failures: AtomicU64,
     weight: AtomicU32,
+    idle_millis: AtomicU64,
     health: AtomicU8,
     /// Nanoseconds after `epoch` at which it last became usable: start of its slow start.
     usable_since: AtomicU64,
@@ -97,6 +98,7 @@ impl Endpoint {
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             weight: AtomicU32::new(weight),
+            idle_millis: AtomicU64::new(60_000),
             health: AtomicU8::new(Health::Unknown as u8),
             usable_since: AtomicU64::new(0),
             epoch: now,
@@ -161,6 +163,16 @@ impl Endpoint {
     /// How long it has been usable.
     pub fn usable_for(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.epoch + Duration::from_nanos(self.usable_since.load(Relaxed)))
+    }
+
+    /// How long an idle connection to it is kept.
+    pub fn idle_timeout(&self) -> Duration {
+        Duration::from_millis(self.idle_millis.load(Relaxed))
+    }
+
+    /// From `connectionPool.idleTimeout` of its service.
+    pub fn set_idle_timeout(&self, timeout: Duration) {
+        self.idle_millis.store(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX), Relaxed);
     }
 
     /// Whether it left the configuration: pooled connections to it are closed instead of kept.

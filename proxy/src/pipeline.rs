@@ -5,12 +5,12 @@
 
 use std::{convert::Infallible, rc::Rc, sync::Arc};
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri::PathAndQuery};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri::PathAndQuery};
 use hyper::body::Incoming;
 use weft_model::config::AppProtocol;
 
 use crate::{
-    balance::hash,
+    balance::hash_str,
     body::{ReplyBody, RequestBody},
     conn::Conn,
     endpoint::Endpoint,
@@ -20,7 +20,7 @@ use crate::{
     layer::{mirror, target},
     reply::{self, Answer, Manner},
     snapshot::{Rule, Snapshot, Target, Upstream},
-    upgrade,
+    upgrade::{Client, Tunnel},
     upstream::{pool::Lease, send},
 };
 
@@ -70,7 +70,10 @@ async fn forward(
     // What the upstream sees.
     let hash = hash_of(upstream, conn, &request, asked.path());
     let tunnel = headers::wants_tunnel(request.method(), seen) && !is_h2(upstream);
-    let client = tunnel.then(|| hyper::upgrade::on(&mut request));
+    let client = tunnel.then(|| match request.version() {
+        Version::HTTP_2 => Client::Http2(hyper::upgrade::on(&mut request)),
+        _ => Client::Http1,
+    });
     let uri = target::forwarded_uri(rule, upstream, request.method(), &asked, found.matched)?;
     let host = target::forwarded_host(rule, &asked)?;
     headers::prepare_request(request.headers_mut(), seen, tunnel && seen.upgrade, asked.authority(), conn)?;
@@ -165,7 +168,7 @@ fn apply(
 fn finish(
     mut response: Response<Incoming>,
     mut lease: Lease,
-    client: Option<hyper::upgrade::OnUpgrade>,
+    client: Option<Client>,
     conn: &Rc<Conn>,
     rule: &Rule,
     target: &Target,
@@ -188,11 +191,15 @@ fn finish(
         modifier.apply(response.headers_mut());
     }
     if let Some(client) = client {
-        upgrade::decided(conn, tunnel);
+        // Bytes that the guard held back belong to the tunnel, or are the next request.
+        if let Some(guard) = conn.guard.get() {
+            guard.resume_after_upgrade(tunnel);
+        }
         if tunnel {
             lease.forfeit();
-            let server = hyper::upgrade::on(&mut response);
-            upgrade::spawn(conn, client, server, target);
+            Tunnel::new(conn, hyper::upgrade::on(&mut response), target).start(conn, client);
+        } else if connect {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
     }
     Ok((response, lease))
@@ -224,14 +231,14 @@ fn hash_of(upstream: &Upstream, conn: &Conn, request: &Request<Incoming>, path: 
     if !matches!(balancer.kind, BalancerKind::RingHash | BalancerKind::Maglev) {
         return 0;
     }
-    let source = || hash::hash_str(conn.forwarded_for.as_bytes());
+    let source = || hash_str(conn.forwarded_for.as_bytes());
     match &balancer.hash {
         HashKey::Header(name) => {
-            request.headers().get(&**name).map_or_else(source, |value| hash::hash_str(value.as_bytes()))
+            request.headers().get(&**name).map_or_else(source, |value| hash_str(value.as_bytes()))
         }
-        HashKey::Cookie(name) => target::cookie(request.headers(), name).map_or_else(source, hash::hash_str),
+        HashKey::Cookie(name) => target::cookie(request.headers(), name).map_or_else(source, hash_str),
         HashKey::SourceIp => source(),
-        HashKey::Path => hash::hash_str(path.as_bytes()),
+        HashKey::Path => hash_str(path.as_bytes()),
     }
 }
 

@@ -44,7 +44,7 @@ pub async fn connection(worker: &Rc<Worker>, port: PortId, client: TcpStream, pe
 }
 
 async fn open(worker: &Worker, upstream: &Upstream, peer: SocketAddr) -> Result<(connect::Io, Ticket), String> {
-    let hash = crate::balance::hash::hash_str(peer.ip().to_string().as_bytes());
+    let hash = crate::balance::hash_str(peer.ip().to_string().as_bytes());
     let mut tried = smallvec::SmallVec::<[u64; PICKS]>::new();
     let mut why = format!("service {} has no usable endpoint", upstream.service.name);
     while tried.len() < PICKS {

@@ -3,7 +3,6 @@
 
 use std::{
     future::{Future, poll_fn},
-    io,
     net::SocketAddr,
     pin::{Pin, pin},
     rc::Rc,
@@ -11,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::BytesMut;
 use hyper::{
     server::conn::{http1, http2},
     service::service_fn,
@@ -31,6 +31,7 @@ use crate::{
     identity::handshake::Alpn,
     pipeline, proxy_tcp,
     snapshot::{PortId, PortKind},
+    upgrade,
     worker::{LocalExec, Worker},
 };
 
@@ -79,7 +80,7 @@ where
     let worker = &conn.worker;
     let counted = worker.telemetry.connection();
     let _registration = worker.connections.register(conn.clone(), counted);
-    let mut first = Vec::new();
+    let mut first = BytesMut::new();
     let protocol = match alpn {
         Some(Alpn::Http2) => Detected::Http2,
         Some(Alpn::Http1) => Detected::Http1,
@@ -100,11 +101,11 @@ where
     match protocol {
         Detected::Closed => Ok(()),
         Detected::Http1 => http1(&conn, io, first).await,
-        Detected::Http2 => http2(&conn, Rewind::new(io, first)).await,
+        Detected::Http2 => http2(&conn, Rewind::new(io, first.freeze())).await,
     }
 }
 
-async fn http1<IO>(conn: &Rc<Conn>, io: IO, first: Vec<u8>) -> Result<(), Box<dyn std::error::Error>>
+async fn http1<IO>(conn: &Rc<Conn>, io: IO, first: BytesMut) -> Result<(), Box<dyn std::error::Error>>
 where
     IO: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -117,9 +118,8 @@ where
         service_fn(move |request| pipeline::handle(conn.clone(), request))
     };
     let mut builder = http1::Builder::new();
-    handle.configure(&mut builder);
     builder.max_buf_size(BUFFER).header_read_timeout(None);
-    let mut served = builder.serve_connection(TokioIo::new(guard), service).with_upgrades();
+    let mut served = builder.serve_connection(TokioIo::new(guard), service);
     let mut told = false;
     let ended = poll_fn(|cx| {
         loop {
@@ -132,17 +132,21 @@ where
             if told || !handle.refuse_now() {
                 return Poll::Pending;
             }
-            // What was asked before has been answered; now the guard says why this is the end.
+            // What was asked before has been answered; as hyper shuts the connection down, the guard says why.
             told = true;
             Pin::new(&mut served).graceful_shutdown();
         }
     })
     .await;
+    let parts = served.into_parts();
+    let mut io = parts.io.into_inner();
+    if let Some(tunnel) = conn.tunnel.take() {
+        upgrade::log(tunnel.run(Rewind::new(io, parts.read_buf), conn).await, conn);
+        return Ok(());
+    }
     if let Some(violation) = handle.violation() {
         conn.worker.telemetry.refused(violation.reason);
-        if let Some(parts) = served.into_parts() {
-            linger(&mut parts.io.into_inner(), LINGER.1, LINGER.0).await;
-        }
+        linger(&mut io, LINGER.1, LINGER.0).await;
     }
     Ok(ended?)
 }

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use weft_model::config::{AppProtocol, Config, Key, Policy};
+use weft_model::config::{AppProtocol, Config, Key, Policy, RouteKind};
 
 use crate::{
     balance::{Balancer, EndpointSet},
@@ -43,7 +43,12 @@ pub struct Snapshot {
     pub rules: Vec<Rule>,
     /// By service and port.
     pub services: HashMap<(Key, u16), Arc<Service>>,
+    /// What rules send to; here for the next snapshot.
+    pub upstreams: HashMap<UpstreamId, Arc<Upstream>>,
 }
+
+/// Service, port, and the route whose own policy counts, if it has one.
+pub type UpstreamId = (Key, u16, Option<(RouteKind, Key)>);
 
 impl Snapshot {
     /// The state before any configuration.
@@ -54,6 +59,7 @@ impl Snapshot {
             ports: Vec::new(),
             rules: Vec::new(),
             services: HashMap::new(),
+            upstreams: HashMap::new(),
         }
     }
 
@@ -217,7 +223,7 @@ pub struct Service {
 impl Service {
     /// The endpoints, in the order of the configuration.
     pub fn endpoints(&self) -> &[Arc<Endpoint>] {
-        self.endpoints.all()
+        self.endpoints.endpoints()
     }
 
     /// TLS to the endpoints.

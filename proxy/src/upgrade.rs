@@ -1,37 +1,72 @@
 //! Upgraded connections and CONNECT: once both sides have agreed, bytes pass unread.
 
-use std::{rc::Rc, time::Duration};
+use std::{io, rc::Rc, time::Duration};
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::{conn::Conn, snapshot::Target, tunnel};
+use crate::{conn::Conn, snapshot::Target, telemetry::metrics::InFlightGuard, tunnel};
 
-/// Tells the guard whether the client's connection becomes a tunnel, so that bytes held back are released or read as
-/// the next request.
-pub fn decided(conn: &Conn, tunnel: bool) {
-    if let Some(guard) = conn.guard.get() {
-        guard.resume_after_upgrade(tunnel);
+/// A tunnel that both sides have agreed on.
+#[derive(Debug)]
+pub struct Tunnel {
+    server: OnUpgrade,
+    idle: Duration,
+    _held: InFlightGuard,
+}
+
+/// Where the client's bytes come from once the response has been sent.
+#[derive(Debug)]
+pub enum Client {
+    /// The connection itself: whoever serves it takes over.
+    Http1,
+    /// A stream.
+    Http2(OnUpgrade),
+}
+
+impl Tunnel {
+    /// A tunnel to the upstream's side of an upgrade.
+    pub fn new(conn: &Conn, server: OnUpgrade, target: &Target) -> Self {
+        Self {
+            server,
+            idle: target.deadlines.idle.unwrap_or(Duration::ZERO),
+            _held: conn.worker.telemetry.in_flight(&target.slot),
+        }
+    }
+
+    /// Starts it, or leaves it to the task that serves the connection.
+    pub fn start(self, conn: &Rc<Conn>, client: Client) {
+        let stream = match client {
+            Client::Http1 => {
+                conn.tunnel.replace(Some(self));
+                return;
+            }
+            Client::Http2(stream) => stream,
+        };
+        let conn = conn.clone();
+        tokio::task::spawn_local(async move {
+            let ended = match stream.await {
+                Ok(client) => self.run(TokioIo::new(client), &conn).await,
+                Err(error) => Err(io::Error::other(error)),
+            };
+            log(ended, &conn);
+        });
+    }
+
+    /// Passes bytes until both directions have ended.
+    ///
+    /// # Errors
+    /// What ended it early.
+    pub async fn run(self, client: impl AsyncRead + AsyncWrite + Unpin, conn: &Conn) -> io::Result<()> {
+        let server = self.server.await.map_err(io::Error::other)?;
+        tunnel::run(client, TokioIo::new(server), self.idle, &conn.worker.wheel).await.map(drop)
     }
 }
 
-/// Connects the two sides as soon as the response has been sent.
-pub fn spawn(conn: &Rc<Conn>, client: OnUpgrade, server: OnUpgrade, target: &Target) {
-    let conn = conn.clone();
-    let idle = target.deadlines.idle.unwrap_or(Duration::ZERO);
-    let held = conn.worker.telemetry.in_flight(&target.slot);
-    tokio::task::spawn_local(async move {
-        let _held = held;
-        let (client, server) = match tokio::try_join!(client, server) {
-            Ok(both) => both,
-            Err(error) => {
-                tracing::debug!(%error, peer = %conn.peer, "upgrade failed");
-                return;
-            }
-        };
-        let ended = tunnel::run(TokioIo::new(client), TokioIo::new(server), idle, &conn.worker.wheel).await;
-        if let Err(error) = ended {
-            tracing::debug!(%error, peer = %conn.peer, "tunnel ended");
-        }
-    });
+/// A tunnel's end is of interest to somebody who debugs only.
+pub fn log(ended: io::Result<()>, conn: &Conn) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, peer = %conn.peer, "tunnel ended");
+    }
 }

@@ -12,7 +12,7 @@ use weft_model::config::{
     Listener, ListenerProtocol, ParentRef, PathMatch, Policy, RouteKind, ServicePort, TcpRoute, Trust,
 };
 
-use super::{Deadlines, Mirror, Port, PortId, PortKind, Rewrite, Rule, Service, Snapshot, Target, TcpTarget, Upstream};
+use super::{Deadlines, Mirror, Port, PortId, PortKind, Rewrite, Rule, Service, Snapshot, Target, TcpTarget, Upstream, UpstreamId};
 use crate::{
     balance::{Balancer, EndpointSet},
     endpoint::Endpoint,
@@ -89,8 +89,8 @@ pub fn compile(input: &Input<'_>, previous: &Snapshot) -> Result<Snapshot, Compi
         }
     }
     let ports = compiler.ports()?;
-    let Compiler { services, rules, .. } = compiler;
-    Ok(Snapshot { revision: input.revision, config: input.config.clone(), ports, rules, services })
+    let Compiler { services, rules, upstreams, .. } = compiler;
+    Ok(Snapshot { revision: input.revision, config: input.config.clone(), ports, rules, services, upstreams })
 }
 
 struct Compiler<'a> {
@@ -98,7 +98,7 @@ struct Compiler<'a> {
     previous: &'a Snapshot,
     services: HashMap<(Key, u16), Arc<Service>>,
     /// By service, port, and the route whose own policy counts.
-    upstreams: HashMap<(Key, u16, Option<(RouteKind, Key)>), Arc<Upstream>>,
+    upstreams: HashMap<UpstreamId, Arc<Upstream>>,
     rules: Vec<Rule>,
 }
 
@@ -145,7 +145,7 @@ impl Compiler<'_> {
                 }
             }
         }
-        let endpoints = Arc::new(EndpointSet::new(endpoints, unusable.clone(), self.input.zone.as_deref()));
+        let endpoints = Arc::new(EndpointSet::new(endpoints, unusable.clone(), self.input.zone.clone()));
         let state = Service {
             key: service.key.clone(),
             port: port.port,
@@ -206,7 +206,9 @@ impl Compiler<'_> {
             Some(_) => config.policy_for(Some(key), own),
             None => service.policy.clone(),
         };
-        let balancer = Balancer::new(&policy.load_balancer, service.endpoints.clone());
+        let before = self.previous.upstreams.get(&id);
+        let balancer =
+            Balancer::new(&policy.load_balancer, service.endpoints.clone(), before.map(|before| &before.balancer));
         let upstream = Arc::new(Upstream {
             protocol: service.protocol,
             tls: service.tls.clone(),

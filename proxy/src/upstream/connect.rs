@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-use crate::{body::RequestBody, endpoint::Endpoint, snapshot::Upstream, worker::LocalExec};
+use crate::{body::RequestBody, endpoint::Endpoint, identity::client::ClientTlsError, snapshot::Upstream, worker::LocalExec};
 
 /// Most that hyper buffers for one upstream connection in each direction, in bytes.
 const BUFFER: usize = 64 * 1024;
@@ -39,7 +39,7 @@ pub enum ConnectError {
     Tcp(io::Error),
     /// TLS said no.
     #[error("TLS handshake failed: {0}")]
-    Tls(io::Error),
+    Tls(ClientTlsError),
     /// HTTP/2 said no.
     #[error("HTTP/2 handshake failed: {0}")]
     Handshake(hyper::Error),
@@ -57,7 +57,7 @@ pub async fn connect(upstream: &Upstream, endpoint: &Endpoint) -> Result<Io, Con
         match &upstream.tls {
             None => Ok(Io::Plain(stream)),
             Some(tls) => {
-                let stream = tls.connect(stream).await.map_err(ConnectError::Tls)?;
+                let stream = tls.connect(stream, upstream.protocol).await.map_err(ConnectError::Tls)?;
                 Ok(Io::Tls(Box::new(stream)))
             }
         }

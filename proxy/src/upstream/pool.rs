@@ -135,9 +135,8 @@ impl Pool {
         shared
             .iter()
             .find(|conn| {
-                let limit = (pool.max_concurrent_streams as usize).min(conn.send.current_max_send_streams());
                 let served = conn.served.get();
-                (conn.streams.get() as usize) < limit.max(1)
+                conn.streams.get() < pool.max_concurrent_streams.max(1)
                     && (pool.max_requests_per_connection == 0 || served < pool.max_requests_per_connection)
             })
             .cloned()

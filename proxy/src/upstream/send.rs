@@ -36,6 +36,13 @@ pub struct SendError {
     pub request: Option<Box<Request<RequestBody>>>,
 }
 
+impl From<Refusal> for SendError {
+    /// A time-out: whatever was sent may have been processed.
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, unprocessed: false, request: None }
+    }
+}
+
 impl SendError {
     fn connect(error: &ConnectError, endpoint: &Endpoint, request: Request<RequestBody>) -> Self {
         let reason = Reason::ConnectFailed;
