@@ -1,4 +1,31 @@
 //! Weft's resources: as written, validated, and the errors between.
+//!
+//! ```text
+//! text ── tree ──────── schema ────────────── written ──── validate ──── config
+//!         (where it     (unknown fields,      (serde)      (values,      (what Weft
+//!         was written)  types, required)                   references)   sees)
+//! ```
+//!
+//! Each step reports every problem that it finds, at its line and column, and hands on what is sound, so that one
+//! mistake does not hide the next.
+
+pub mod condition;
 pub mod config;
+pub mod duration;
+mod effective;
+mod load;
+pub mod not_yet;
 pub mod policy;
+mod problem;
+mod schema;
+mod suggest;
+mod tree;
+mod unsupported;
+mod validate;
+pub mod written;
+
+pub use condition::{Condition, Facts};
 pub use config::Config;
+pub use load::{Checked, Options, load_paths, load_str};
+pub use problem::{Diagnostic, Problems};
+pub use schema::json_schema;
