@@ -1,0 +1,3 @@
+pub mod detect;
+pub mod guard;
+pub mod rewind;
