@@ -35,11 +35,11 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
+pub use self::handle::{Clock, Deadlines, Exchange, GuardHandle, Injection, Overdue, Phase};
 use self::{
     framing::{Framing, State, Step, Stop},
     handle::{Recv, Shared},
 };
-pub use self::handle::{Clock, Deadlines, Exchange, GuardHandle, Injection, Overdue, Phase};
 use crate::error::Reason;
 
 /// What a client may send behind its last request while it waits for the answer.

@@ -265,7 +265,11 @@ impl HeadScan {
             return Ok(());
         }
         if self.method == Method::Connect {
-            return if is_host(target, Port::Required) { Ok(()) } else { bad("the target of CONNECT is not host:port") };
+            return if is_host(target, Port::Required) {
+                Ok(())
+            } else {
+                bad("the target of CONNECT is not host:port")
+            };
         }
         let rest = [&b"http://"[..], b"https://"]
             .iter()

@@ -46,15 +46,46 @@ mod tests {
 
     #[test]
     fn hosts_are_names_or_addresses_with_an_optional_port() {
-        for good in
-            ["a", "example.com", "example.com.", "a_b-c~d", "10.0.0.1", "h:0", "h:80", "h:65535", "[::1]", "[::ffff:1.2.3.4]:443"]
-        {
+        for good in [
+            "a",
+            "example.com",
+            "example.com.",
+            "a_b-c~d",
+            "10.0.0.1",
+            "h:0",
+            "h:80",
+            "h:65535",
+            "[::1]",
+            "[::ffff:1.2.3.4]:443",
+        ] {
             assert!(is_host(good.as_bytes(), Port::Optional), "{good}");
             assert!(http::uri::Authority::try_from(good).is_ok(), "{good} must suit http");
         }
         for bad in [
-            "", ":80", "h:", "h:65536", "h:000080", "h:+1", "h:8 0", "a b", "a@b", "u:p@h", "a/b", "a?b", "a#b", "a,b", "a%20b",
-            "a\\b", "[::1", "::1", "[::1]x", "[fe80::1%eth0]", "[v1.x]", "[]", "h:1:2", "é",
+            "",
+            ":80",
+            "h:",
+            "h:65536",
+            "h:000080",
+            "h:+1",
+            "h:8 0",
+            "a b",
+            "a@b",
+            "u:p@h",
+            "a/b",
+            "a?b",
+            "a#b",
+            "a,b",
+            "a%20b",
+            "a\\b",
+            "[::1",
+            "::1",
+            "[::1]x",
+            "[fe80::1%eth0]",
+            "[v1.x]",
+            "[]",
+            "h:1:2",
+            "é",
         ] {
             assert!(!is_host(bad.as_bytes(), Port::Optional), "{bad}");
         }

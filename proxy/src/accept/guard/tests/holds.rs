@@ -136,7 +136,10 @@ fn a_deadline_refuses_like_a_broken_rule() {
     assert!(handle.refuse_now());
     assert!(Pin::new(&mut idle).poll_shutdown(&mut Context::from_waker(Waker::noop())).is_ready());
     let reply = String::from_utf8(idle.io.written).unwrap();
-    assert!(reply.starts_with("HTTP/1.1 408 Request Timeout\r\n") && reply.ends_with("\r\n\r\nthe head is late\n"), "{reply}");
+    assert!(
+        reply.starts_with("HTTP/1.1 408 Request Timeout\r\n") && reply.ends_with("\r\n\r\nthe head is late\n"),
+        "{reply}"
+    );
 
     let (mut body, handle) =
         guard([b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n".to_vec()], Limits::default());

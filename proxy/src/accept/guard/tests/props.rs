@@ -37,13 +37,13 @@ fn fragments() -> impl Strategy<Value = Vec<u8>> {
 
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![4 => fragments(), 1 => prop::collection::vec(any::<u8>(), 0..300), 1 => (fragments(), any::<u8>(), any::<prop::sample::Index>())
-        .prop_map(|(mut bytes, byte, at)| {
-            if !bytes.is_empty() {
-                let at = at.index(bytes.len());
-                bytes[at] = byte;
-            }
-            bytes
-        })]
+    .prop_map(|(mut bytes, byte, at)| {
+        if !bytes.is_empty() {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        bytes
+    })]
 }
 
 /// `bytes` in pieces of these sizes, over and over.
@@ -89,14 +89,8 @@ fn heads_for_hyper(mut bytes: &[u8]) -> Option<u64> {
             if matches!(framing.state(), State::Hold | State::Closed) {
                 return Some(heads);
             }
-            let (part, before) = (1..=bytes.len())
-                .find_map(|n| match framing.advance(&bytes[..n]) {
-                    Step { pass: 0, .. } => None,
-                    Step { pass, .. } => Some((pass, n)),
-                })
-                .unwrap_or((bytes.len(), 0));
-            assert!(part <= before || before == 0);
-            bytes = &bytes[part..];
+            let passed = (1..=bytes.len()).map(|n| framing.advance(&bytes[..n]).pass).find(|pass| *pass > 0);
+            bytes = &bytes[passed.unwrap_or(bytes.len())..];
         }
     }
     Some(heads)
