@@ -123,7 +123,13 @@ impl Wire {
         std::mem::take(&mut self.buffer)
     }
 
-    /// Any byte at all within `limit`?
+    /// Everything until the connection ends or nothing has come for `idle`.
+    pub async fn read_to_end_or_idle(&mut self, idle: Duration) -> Vec<u8> {
+        while matches!(tokio::time::timeout(idle, self.fill()).await, Ok(true)) {}
+        std::mem::take(&mut self.buffer)
+    }
+
+    /// No byte and no end within `limit`.
     pub async fn silent_for(&mut self, limit: Duration) -> bool {
         self.buffer.is_empty() && tokio::time::timeout(limit, self.fill()).await.is_err()
     }
