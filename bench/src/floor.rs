@@ -5,7 +5,7 @@
 use std::{cell::RefCell, convert::Infallible, ffi::OsString, net::SocketAddr, rc::Rc};
 
 use anyhow::{Context, Result};
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{Either, Empty};
 use hyper::body::{Bytes, Incoming};
 use hyper::{client::conn::http1 as client, server::conn::http1 as server, service::service_fn};
@@ -28,6 +28,9 @@ pub fn proxy_args(listen: SocketAddr, upstream: SocketAddr) -> Vec<OsString> {
     ["floor-proxy", "--listen", &listen.to_string(), "--upstream", &upstream.to_string()].map(OsString::from).into()
 }
 
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
 type Pool = Rc<RefCell<Vec<client::SendRequest<Incoming>>>>;
 
 /// `weft-bench floor-proxy`.
@@ -43,8 +46,8 @@ pub async fn run(args: Args) -> Result<crate::Verdict> {
             TokioIo::new(stream),
             service_fn(move |mut request: Request<Incoming>| {
                 let pool = pool.clone();
-                request.headers_mut().insert("x-forwarded-for", client_ip.clone());
-                request.headers_mut().insert("x-forwarded-proto", HeaderValue::from_static("http"));
+                request.headers_mut().insert(FORWARDED_FOR, client_ip.clone());
+                request.headers_mut().insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
                 async move {
                     Ok::<_, Infallible>(forward(request, &pool, upstream).await.unwrap_or_else(|_| {
                         let mut refusal = Response::new(Either::Right(Empty::<Bytes>::new()));

@@ -68,9 +68,11 @@ fn main() -> ExitCode {
 /// Runs the verb until it ends or a signal arrives. Either way its future is dropped, and with it every child process
 /// and temporary directory: their guards clean up.
 fn run(cli: Cli) -> Result<Verdict> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
-    let tasks = tokio::task::LocalSet::new();
-    tasks.block_on(&runtime, async {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default())
+        .context("start the runtime")?;
+    runtime.block_on(async {
         tokio::select! {
             verdict = dispatch(cli.verb) => verdict,
             stopped = stop_signal() => { stopped?; bail!("interrupted") }
