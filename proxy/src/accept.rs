@@ -60,6 +60,7 @@ pub async fn run(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Comma
                 // HTTP/2 is told by GOAWAY at once; HTTP/1.1 by `Connection: close` on its next response.
                 worker.connections.give_all(Order::Drain, false);
             }
+            Command::Stop => return,
             Command::CloseIdle => worker.connections.give_all(Order::Close, true),
         }
     }

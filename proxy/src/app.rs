@@ -277,10 +277,12 @@ impl App {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
-        self.workers.clear();
         self.shared.telemetry.shutdown().await;
-        // Worker threads hold senders to each other, so they do not end by themselves; the process does.
-        self.threads.clear();
+        self.tell(|| Command::Stop);
+        for thread in self.threads.drain(..) {
+            // A worker that panicked has said so already.
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
         ended
     }
 }

@@ -62,6 +62,8 @@ pub enum Command {
     Drain,
     /// Close what is idle, now that clients have had time to notice.
     CloseIdle,
+    /// End the worker.
+    Stop,
 }
 
 /// The worker's coarse clock: right to within one request or one tick.

@@ -49,6 +49,17 @@ const EXCLUSIVE: &[(&[&str], &[&str])] = &[
     (&["fault", "abort"], &["status", "grpcStatus"]),
 ];
 
+impl Config {
+    /// Whether a route has a TrafficPolicy of its own.
+    pub fn has_route_policy(&self, kind: RouteKind, key: &Key) -> bool {
+        let wanted = match kind {
+            RouteKind::Http => PolicyTarget::HttpRoute(key.clone()),
+            RouteKind::Grpc => PolicyTarget::GrpcRoute(key.clone()),
+        };
+        self.traffic_policies.iter().any(|policy| policy.targets.contains(&wanted))
+    }
+}
+
 impl TrafficPolicySpec {
     /// This spec with the fields that `over` sets. Lists are replaced whole.
     pub fn merged(&self, over: &Self) -> Self {
@@ -123,7 +134,7 @@ impl Policy {
                 let timeouts = spec.timeouts.clone().unwrap_or_default();
                 Timeouts {
                     connect: time(&timeouts.connect, 1000),
-                    request: time(&timeouts.request, 15_000),
+                    request: timeouts.request.as_ref().map(|text| time(&Some(text.clone()), 0)),
                     idle: time(&timeouts.idle, 300_000),
                 }
             },

@@ -9,7 +9,7 @@ use std::{
 
 use weft_model::config::{
     Address, AllowedNamespaces, BackendRef, BackendTls, Certificate, Config, Filter, Gateway, HttpRoute, HttpRule, Key,
-    Listener, ListenerProtocol, ParentRef, PathMatch, Policy, RouteKind, ServicePort, TcpRoute, Trust,
+    Listener, ListenerProtocol, ParentRef, PathMatch, Policy, RouteKind, ServicePort, TcpRoute, Timeouts, Trust,
 };
 
 use super::{Deadlines, Mirror, Port, PortId, PortKind, Rewrite, Rule, Service, Snapshot, Target, TcpTarget, Upstream, UpstreamId};
@@ -414,7 +414,7 @@ fn deadlines(rule: Option<&HttpRule>, policy: &Policy) -> Deadlines {
     let written = rule.and_then(|rule| rule.request_timeout).or(policy.timeouts.request);
     let attempt = rule.and_then(|rule| rule.backend_timeout);
     Deadlines {
-        request: on(written.unwrap_or(Policy::DEFAULT_REQUEST_TIMEOUT)),
+        request: on(written.unwrap_or(Timeouts::DEFAULT_REQUEST)),
         whole: written.is_some(),
         attempt: attempt.and_then(on),
         idle: on(policy.timeouts.idle),

@@ -108,7 +108,7 @@ impl Pool {
     /// The most recently used idle connection that is still open.
     pub async fn checkout(&self) -> Option<Http1> {
         loop {
-            let mut conn = self.idle.borrow_mut().pop()?;
+            let conn = self.idle.borrow_mut().pop()?;
             if conn.send.is_ready() {
                 return Some(conn);
             }
