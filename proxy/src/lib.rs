@@ -1,4 +1,5 @@
 //! weft-proxy: the data plane.
+pub mod admin;
 pub mod balance;
 pub mod endpoint;
 pub mod error;
