@@ -13,6 +13,8 @@ pub mod client;
 pub mod files;
 pub mod handshake;
 pub mod server;
+pub mod store;
+pub mod watch;
 
 #[cfg(test)]
 mod testing;
@@ -23,6 +25,7 @@ pub use client::ClientTls;
 pub use files::{IdentityError, LoadedCert, Problem};
 pub use handshake::{Handshake, HandshakeError, Handshakes};
 pub use server::{ListenerCerts, ServerIdentity};
+pub use store::Identities;
 
 use rustls::crypto::CryptoProvider;
 

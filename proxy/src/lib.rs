@@ -5,6 +5,7 @@
 //! [`upstream::pool`] and [`body`]; [`exchange`] is what is remembered on the way.
 
 pub mod accept;
+pub mod admin;
 pub mod app;
 pub mod balance;
 pub mod body;
@@ -13,6 +14,7 @@ pub mod endpoint;
 pub mod error;
 pub mod exchange;
 pub mod headers;
+pub mod health;
 pub mod identity;
 pub mod layer;
 pub mod options;
@@ -22,6 +24,7 @@ pub mod reply;
 pub mod route;
 pub mod serve;
 pub mod snapshot;
+pub mod source;
 pub mod telemetry;
 pub mod tunnel;
 pub mod upgrade;
