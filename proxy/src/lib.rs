@@ -2,3 +2,4 @@
 pub mod balance;
 pub mod endpoint;
 pub mod error;
+pub mod telemetry;
