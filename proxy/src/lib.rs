@@ -21,6 +21,7 @@ pub mod options;
 pub mod pipeline;
 pub mod proxy_tcp;
 pub mod reply;
+pub mod resolve;
 pub mod route;
 pub mod serve;
 pub mod snapshot;
