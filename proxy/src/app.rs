@@ -3,8 +3,11 @@
 //! Everything here runs on an ordinary runtime beside the workers. A configuration goes through [`App::apply`]: compile,
 //! bind, publish. If any step fails, the one in force stays as it is.
 
+pub mod admin;
 mod bind;
 mod watch;
+
+pub use bind::hint as bind_hint;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,7 +18,7 @@ use std::{
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -24,14 +27,18 @@ use weft_model::Config;
 
 use crate::{
     endpoint::InFlight,
+    identity::{Identities, IdentityError},
     options::Options,
     snapshot::{
         PortId, Snapshot,
         compile::{self, CompileError},
     },
-    telemetry::Telemetry,
+    telemetry::{Exporter, Telemetry, export::Environment},
     worker::{self, Command, Shared},
 };
+
+/// Longest wait for the last lines of the access log.
+const FLUSH: Duration = Duration::from_secs(2);
 
 /// Why a configuration is not in force.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +46,9 @@ pub enum ApplyError {
     /// It cannot be compiled.
     #[error(transparent)]
     Compile(#[from] CompileError),
+    /// Key material cannot be used: every reason.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Identity(Vec<IdentityError>),
     /// A port cannot be had.
     #[error("cannot listen on {address}: {source}{}", bind::hint(.source))]
     Bind {
@@ -69,7 +79,6 @@ pub enum StartError {
 }
 
 /// A running node.
-#[derive(Debug)]
 pub struct App {
     shared: Arc<Shared>,
     workers: Vec<mpsc::UnboundedSender<Command>>,
@@ -79,6 +88,8 @@ pub struct App {
     config: Arc<Config>,
     revision: u64,
     watch: watch::Watch,
+    exporter: Exporter,
+    identities: Arc<Identities>,
     state: Arc<State>,
 }
 
@@ -104,7 +115,7 @@ impl App {
     /// When a thread cannot be made.
     pub fn start(options: Options) -> Result<Self, StartError> {
         let workers = options.workers.max(1);
-        let telemetry = Telemetry::new(workers, &options.node);
+        let telemetry = Arc::new(Telemetry::new(&options.node, Environment::read(), std::io::stdout()));
         let shared = Arc::new(Shared {
             snapshot: ArcSwap::from_pointee(Snapshot::empty()),
             generation: AtomicU64::new(0),
@@ -138,7 +149,9 @@ impl App {
             ports: BTreeMap::new(),
             config: Arc::default(),
             revision: 0,
-            watch: watch::Watch::new(),
+            watch: watch::Watch::new(tokio::runtime::Handle::current()),
+            exporter: telemetry.spawn_exporter(),
+            identities: Arc::default(),
             state,
         })
     }
@@ -146,6 +159,11 @@ impl App {
     /// What all threads share.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// Certificates in use.
+    pub fn identities(&self) -> &Arc<Identities> {
+        &self.identities
     }
 
     /// What readiness looks at.
@@ -158,6 +176,17 @@ impl App {
     /// # Errors
     /// When it cannot be compiled or a new port cannot be bound; what was in force stays.
     pub fn apply(&mut self, config: Arc<Config>) -> Result<(), ApplyError> {
+        self.identities.apply(&config, SystemTime::now()).map_err(ApplyError::Identity)?;
+        let applied = self.apply_with_identities(config);
+        if applied.is_err()
+            && let Err(errors) = self.identities.apply(&self.config, SystemTime::now())
+        {
+            tracing::error!(?errors, "the certificates of the configuration in force cannot be loaded any more");
+        }
+        applied
+    }
+
+    fn apply_with_identities(&mut self, config: Arc<Config>) -> Result<(), ApplyError> {
         let revision = self.revision + 1;
         let snapshot = self.compile(&config, revision)?;
         let wanted: Vec<PortId> = snapshot.ports.iter().map(|port| port.id).collect();
@@ -190,7 +219,7 @@ impl App {
     /// Notes that a configuration was refused.
     pub fn refused(&self, why: String) {
         self.state.reload_failures.fetch_add(1, Ordering::Relaxed);
-        self.shared.telemetry.reload_failed();
+        self.shared.telemetry.metrics.config_reload_failures.fetch_add(1, Ordering::Relaxed);
         self.state.last_error.store(Arc::new(Some(why)));
     }
 
@@ -210,6 +239,7 @@ impl App {
             revision,
             zone: self.shared.options.zone.as_deref().map(Into::into),
             resolved: self.watch.addresses(),
+            identities: &self.identities,
             telemetry: &self.shared.telemetry,
             now: Instant::now(),
         };
@@ -231,7 +261,7 @@ impl App {
                 endpoint.mark_removed();
             }
         }
-        self.shared.telemetry.revision(self.revision);
+        self.shared.telemetry.metrics.config_revision.store(self.revision, Ordering::Relaxed);
     }
 
     fn tell(&self, command: impl Fn() -> Command) {
@@ -239,6 +269,16 @@ impl App {
             // A worker is gone only when the process is on its way out.
             let _ = worker.send(command());
         }
+    }
+
+    /// Revision of the configuration in force.
+    pub const fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Ports that are bound.
+    pub fn ports(&self) -> impl Iterator<Item = PortId> {
+        self.ports.keys().copied()
     }
 
     /// Requests in flight and open connections, over all workers.
@@ -277,12 +317,14 @@ impl App {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
-        self.shared.telemetry.shutdown().await;
         self.tell(|| Command::Stop);
         for thread in self.threads.drain(..) {
             // A worker that panicked has said so already.
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
+        self.exporter.shutdown().await;
+        let shared = self.shared.clone();
+        let _ = tokio::task::spawn_blocking(move || shared.telemetry.flush_access_log(FLUSH)).await;
         ended
     }
 }
