@@ -298,10 +298,16 @@ pub struct Concurrency {
 pub struct Timeouts {
     /// Until a connection to an endpoint is usable, TLS included.
     pub connect: Duration,
-    /// The whole request; a rule's own time-out wins.
-    pub request: Duration,
+    /// The whole request, if a policy says so; a rule's own time-out wins. `None`: [`Timeouts::DEFAULT_REQUEST`], which
+    /// does not cover the response's body.
+    pub request: Option<Duration>,
     /// Without a byte in either direction.
     pub idle: Duration,
+}
+
+impl Timeouts {
+    /// From the end of a request to the head of its response, where nobody asked for anything else.
+    pub const DEFAULT_REQUEST: Duration = Duration::from_secs(15);
 }
 
 /// `healthCheck`.
