@@ -84,7 +84,8 @@ async fn a_patient_upstream_sees_malformed_chunks_as_an_error_and_the_client_a_4
         wire.expect_closed().await;
         let seen = &stage.upstream.seen;
         eventually("the upload broke, or never began", SOON, async || {
-            seen.broken_bodies.load(Ordering::SeqCst) + seen.cancelled.load(Ordering::SeqCst) >= seen.count().min(number + 1)
+            seen.broken_bodies.load(Ordering::SeqCst) + seen.cancelled.load(Ordering::SeqCst)
+                >= seen.count().min(number + 1)
         })
         .await;
     }

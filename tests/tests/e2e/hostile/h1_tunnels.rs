@@ -74,7 +74,9 @@ async fn an_upgrade_with_a_body_cannot_desynchronise() {
     let upstream = RawUpstream::answering(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
     let stage = Stage::raw(upstream).await;
     let mut wire = stage.wire().await;
-    let with_body = UPGRADE.replacen("GET", "POST", 1).replace("\r\n\r\n", &format!("\r\nContent-Length: {}\r\n\r\n", SMUGGLED.len()));
+    let with_body = UPGRADE
+        .replacen("GET", "POST", 1)
+        .replace("\r\n\r\n", &format!("\r\nContent-Length: {}\r\n\r\n", SMUGGLED.len()));
     wire.send(format!("{with_body}{SMUGGLED}")).await;
     let response = wire.read_response().await;
     assert!([200, 400, 501].contains(&response.status), "{response:?}");

@@ -31,8 +31,7 @@ fn normalised(path: &str) -> String {
     let mut bytes = path.bytes();
     while let Some(byte) = bytes.next() {
         if byte == b'%'
-            && let [Some(high), Some(low)] =
-                [0, 1].map(|_| bytes.next().and_then(|b| char::from(b).to_digit(16)))
+            && let [Some(high), Some(low)] = [0, 1].map(|_| bytes.next().and_then(|b| char::from(b).to_digit(16)))
         {
             decoded.push((high * 16 + low) as u8);
         } else {
