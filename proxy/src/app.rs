@@ -15,7 +15,7 @@ use std::{
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -24,6 +24,7 @@ use weft_model::Config;
 
 use crate::{
     endpoint::InFlight,
+    identity::{Identities, IdentityError},
     options::Options,
     snapshot::{
         PortId, Snapshot,
@@ -39,6 +40,9 @@ pub enum ApplyError {
     /// It cannot be compiled.
     #[error(transparent)]
     Compile(#[from] CompileError),
+    /// Key material cannot be used: every reason.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Identity(Vec<IdentityError>),
     /// A port cannot be had.
     #[error("cannot listen on {address}: {source}{}", bind::hint(.source))]
     Bind {
@@ -69,7 +73,6 @@ pub enum StartError {
 }
 
 /// A running node.
-#[derive(Debug)]
 pub struct App {
     shared: Arc<Shared>,
     workers: Vec<mpsc::UnboundedSender<Command>>,
@@ -79,6 +82,7 @@ pub struct App {
     config: Arc<Config>,
     revision: u64,
     watch: watch::Watch,
+    identities: Arc<Identities>,
     state: Arc<State>,
 }
 
@@ -139,6 +143,7 @@ impl App {
             config: Arc::default(),
             revision: 0,
             watch: watch::Watch::new(),
+            identities: Arc::default(),
             state,
         })
     }
@@ -146,6 +151,11 @@ impl App {
     /// What all threads share.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// Certificates in use.
+    pub fn identities(&self) -> &Arc<Identities> {
+        &self.identities
     }
 
     /// What readiness looks at.
@@ -158,6 +168,17 @@ impl App {
     /// # Errors
     /// When it cannot be compiled or a new port cannot be bound; what was in force stays.
     pub fn apply(&mut self, config: Arc<Config>) -> Result<(), ApplyError> {
+        self.identities.apply(&config, SystemTime::now()).map_err(ApplyError::Identity)?;
+        let applied = self.apply_with_identities(config);
+        if applied.is_err()
+            && let Err(errors) = self.identities.apply(&self.config, SystemTime::now())
+        {
+            tracing::error!(?errors, "the certificates of the configuration in force cannot be loaded any more");
+        }
+        applied
+    }
+
+    fn apply_with_identities(&mut self, config: Arc<Config>) -> Result<(), ApplyError> {
         let revision = self.revision + 1;
         let snapshot = self.compile(&config, revision)?;
         let wanted: Vec<PortId> = snapshot.ports.iter().map(|port| port.id).collect();
@@ -210,6 +231,7 @@ impl App {
             revision,
             zone: self.shared.options.zone.as_deref().map(Into::into),
             resolved: self.watch.addresses(),
+            identities: &self.identities,
             telemetry: &self.shared.telemetry,
             now: Instant::now(),
         };

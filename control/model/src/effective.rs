@@ -126,9 +126,8 @@ impl Policy {
             rate_limits: spec.rate_limit.iter().flatten().filter_map(rate_limit).collect(),
             concurrency: spec.concurrency.as_ref().map(|concurrency| {
                 let adaptive = concurrency.adaptive.clone().unwrap_or_default();
-                let min = adaptive.min.unwrap_or(3);
-                // One bound alone may lie beyond the default of the other.
-                Concurrency { min: min.min(adaptive.max.unwrap_or(min)), max: adaptive.max.unwrap_or(1000).max(min) }
+                let (min, max) = bounds(adaptive.min, adaptive.max, 3, 1000);
+                Concurrency { min, max }
             }),
             timeouts: {
                 let timeouts = spec.timeouts.clone().unwrap_or_default();
@@ -151,6 +150,16 @@ fn time(text: &Option<DurationText>, default: u64) -> Duration {
 
 fn checked(text: &Option<DurationText>) -> Option<Duration> {
     text.as_ref().and_then(|DurationText(text)| duration::parse(text).ok())
+}
+
+/// Two bounds that do not cross, although they may come from different documents or one of them from the defaults.
+/// What was written moves the default of the other; of two that were written the upper one stays.
+fn bounds<T: Ord + Copy>(least: Option<T>, most: Option<T>, default_least: T, default_most: T) -> (T, T) {
+    match (least, most) {
+        (Some(least), None) => (least, default_most.max(least)),
+        (least, Some(most)) => (least.unwrap_or(default_least).min(most), most),
+        (None, None) => (default_least, default_most),
+    }
 }
 
 fn lower(text: &str) -> Arc<str> {
@@ -200,7 +209,12 @@ fn connection_pool(written: Option<&written::ConnectionPool>) -> ConnectionPool 
 
 fn circuit_breaker(written: &written::CircuitBreaker) -> CircuitBreaker {
     let rate = written.failure_rate.clone().unwrap_or_default();
-    let base = time(&written.base_ejection_time, 5000);
+    let (base_ejection_time, max_ejection_time) = bounds(
+        checked(&written.base_ejection_time),
+        checked(&written.max_ejection_time),
+        Duration::from_secs(5),
+        Duration::from_secs(300),
+    );
     CircuitBreaker {
         consecutive_failures: written.consecutive_failures.unwrap_or(5),
         failure_rate: FailureRate {
@@ -213,10 +227,8 @@ fn circuit_breaker(written: &written::CircuitBreaker) -> CircuitBreaker {
             percent: slow.percent.unwrap_or(50.0),
             minimum_requests: slow.minimum_requests.unwrap_or(20),
         }),
-        // The two may come from different documents, or one from the defaults.
-        base_ejection_time: checked(&written.max_ejection_time).map_or(base, |max| base.min(max)),
-        max_ejection_time: time(&written.max_ejection_time, 300_000)
-            .max(base.min(time(&written.max_ejection_time, u64::MAX))),
+        base_ejection_time,
+        max_ejection_time,
         max_ejection_percent: written.max_ejection_percent.unwrap_or(50.0),
         half_open_requests: written.half_open_requests.unwrap_or(1),
         kernel_signals: written.kernel_signals.unwrap_or(true),
@@ -225,9 +237,8 @@ fn circuit_breaker(written: &written::CircuitBreaker) -> CircuitBreaker {
 
 fn retry(written: &written::Retry) -> Retry {
     let backoff = written.backoff.clone().unwrap_or_default();
-    let max = checked(&backoff.max);
-    let base = time(&backoff.base, 25);
-    let base = max.map_or(base, |max| base.min(max));
+    let (base, max) =
+        bounds(checked(&backoff.base), checked(&backoff.max), Duration::from_millis(25), Duration::from_millis(250));
     let mut reasons: Vec<RetryOn> = match &written.retry_on {
         Some(list) => list.iter().filter_map(retry_on).flatten().collect(),
         None => [RetryOn::ConnectFailure, RetryOn::RefusedStream, RetryOn::ResetBeforeRequest]
@@ -252,7 +263,7 @@ fn retry(written: &written::Retry) -> Retry {
         per_try_timeout: checked(&written.per_try_timeout),
         backoff: Backoff {
             base,
-            max: max.unwrap_or(Duration::from_millis(250)).max(base),
+            max,
             jitter: match backoff.jitter {
                 None | Some(written::Jitter::Full) => Jitter::Full,
                 Some(written::Jitter::Equal) => Jitter::Equal,

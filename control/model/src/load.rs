@@ -93,13 +93,14 @@ fn check(
     for source in sources {
         let parsed = tree::parse(source, &problems);
         complete &= !parsed.unreadable;
-        let empty = parsed.nodes.iter().all(|node| matches!(node.value, tree::Value::Null));
+        let empty = parsed.nodes.iter().all(|(node, _)| matches!(node.value, tree::Value::Null));
         if empty && !parsed.unreadable {
             let hint = Some("write a document, or remove the file".to_owned());
             problems.push(Diagnostic::of_file(&source.name, "empty", "there is no document in this file".into(), hint));
         }
-        for node in &parsed.nodes {
-            complete &= validate::document(node, source, &problems, &warnings, &mut documents);
+        let mut reader = validate::Reader { source, problems: &problems, warnings: &warnings, found: &mut documents };
+        for (node, sound) in &parsed.nodes {
+            complete &= reader.document(node, *sound);
         }
     }
     // What a document that could not be read defines is unknown: references to it are not mistakes.

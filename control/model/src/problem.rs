@@ -89,7 +89,7 @@ impl Diagnostic {
 
     /// This diagnostic as a miette report, with a snippet of its source.
     pub fn report(&self) -> miette::Report {
-        self.clone().into()
+        Drawn(self.clone()).into()
     }
 }
 
@@ -123,22 +123,39 @@ impl fmt::Display for Diagnostic {
 
 impl std::error::Error for Diagnostic {}
 
-impl miette::Diagnostic for Diagnostic {
+/// A diagnostic for miette, which draws position and hint itself.
+#[derive(Debug)]
+struct Drawn(Diagnostic);
+
+impl fmt::Display for Drawn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.place.is_none() {
+            write!(f, "{}: ", self.0.file)?;
+        }
+        f.write_str(&self.0.message)
+    }
+}
+
+impl std::error::Error for Drawn {}
+
+impl miette::Diagnostic for Drawn {
     fn code<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        Some(Box::new(format!("weft::{}", self.code)))
+        Some(Box::new(self.0.code))
     }
 
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        self.hint.as_ref().map(|hint| Box::new(hint) as Box<dyn fmt::Display>)
+        self.0.hint.as_ref().map(|hint| Box::new(hint) as Box<dyn fmt::Display>)
     }
 
     fn source_code(&self) -> Option<&dyn miette::SourceCode> {
-        self.place.as_ref().map(|(source, _)| &source.snippet as &dyn miette::SourceCode)
+        self.0.place.as_ref().map(|(source, _)| &source.snippet as &dyn miette::SourceCode)
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = miette::LabeledSpan> + '_>> {
-        let (_, span) = self.place.as_ref()?;
-        let length = span.end.saturating_sub(span.start);
+        let (source, span) = self.0.place.as_ref()?;
+        // The first line of a mapping is enough to find it.
+        let text = source.text().get(span.start..span.end).unwrap_or_default();
+        let length = text.lines().next().unwrap_or_default().trim_end().len();
         Some(Box::new(std::iter::once(miette::LabeledSpan::new(None, span.start, length))))
     }
 }
@@ -213,9 +230,9 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// What miette prints above the list: [`Problems`] prints them all, and they would appear twice.
+/// All of them for miette: a headline, and the problems related to it.
 #[derive(Debug)]
-struct Summary(String, Vec<Diagnostic>);
+struct Summary(String, Vec<Drawn>);
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -237,7 +254,7 @@ impl From<Problems> for miette::Report {
         if problems.left_off > 0 {
             summary.push_str(&format!(", of which the first {MOST} are shown"));
         }
-        miette::Report::new(Summary(summary, problems.list))
+        miette::Report::new(Summary(summary, problems.list.into_iter().map(Drawn).collect()))
     }
 }
 

@@ -180,7 +180,7 @@ impl Check<'_> {
                 )
             });
             let span = Span { start: node.span.start, end: node.span.start };
-            self.report(span, "missing-field", format!("field {name:?} is missing{}", self.place()), hint);
+            self.report(span, "missing-field", format!("field {name:?}{} is missing", self.place()), hint);
         }
     }
 
@@ -254,7 +254,7 @@ impl Check<'_> {
             return Some(node.clone());
         }
         if let Some(hint) = unsupported::value(self.kind, &self.path, text) {
-            let message = format!("{} {text} is not supported by Weft", self.subject());
+            let message = format!("{} {text} is not supported by Weft", self.subject().replace('"', ""));
             self.report(node.span, "unsupported", message, Some(hint.to_owned()));
             return None;
         }
@@ -328,7 +328,7 @@ impl Check<'_> {
     fn place(&self) -> String {
         match self.path.iter().rev().find(|part| *part != "[]") {
             Some(field) => format!(" of {field:?}"),
-            None => format!(" of a {}", self.kind),
+            None => format!(" of {}", self.kind.with_article()),
         }
     }
 
@@ -408,4 +408,71 @@ fn expectation(schema: &Json) -> &'static str {
 
 fn first_sentence(text: &str) -> &str {
     text.split("\n\n").next().unwrap_or(text).trim_end_matches('.')
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+    use crate::not_yet::NOT_YET;
+
+    /// The schema of a path such as `spec.rules[].filters`.
+    fn find(kind: &str, path: &str) -> Option<&'static Json> {
+        let schema = SCHEMA["oneOf"].as_array().unwrap().iter().find(|schema| schema["title"] == kind)?;
+        path.split('.').filter(|part| !part.is_empty()).try_fold(schema, |schema, part| {
+            let name = part.trim_end_matches("[]");
+            let property = inner(schema).get("properties")?.get(name)?;
+            if part.ends_with("[]") { inner(property).get("items") } else { Some(property) }
+        })
+    }
+
+    fn inner(schema: &'static Json) -> &'static Json {
+        let schema = deref(schema);
+        match branches(schema).as_slice() {
+            [only] => inner(only),
+            _ => schema,
+        }
+    }
+
+    #[test]
+    fn every_kind_has_a_schema() {
+        let schema = json_schema();
+        let kinds: Vec<_> =
+            schema["oneOf"].as_array().unwrap().iter().map(|one| &one["properties"]["kind"]["const"]).collect();
+        assert_eq!(kinds, Kind::ALL.map(Kind::name));
+        assert_eq!(
+            find("TrafficPolicy", "spec.timeouts.connect").unwrap()["description"],
+            "Until a connection is usable; 1s when omitted."
+        );
+    }
+
+    #[test]
+    fn fields_without_effect_exist() {
+        for (kind, pattern, _) in NOT_YET {
+            let path = pattern.split('=').next().unwrap();
+            assert!(find(kind, path).is_some(), "{kind} {path}");
+        }
+    }
+
+    #[test]
+    fn unsupported_fields_do_not_exist_but_their_parents_do() {
+        for (kind, path) in unsupported::paths() {
+            let parent = path.rsplit_once('.').map_or("", |(parent, _)| parent);
+            assert!(find(kind.name(), parent).is_some(), "{kind} {parent}");
+            assert!(find(kind.name(), path).is_none(), "{kind} {path} is supported after all");
+        }
+        for (kind, path, value) in unsupported::values() {
+            let schema = inner(find(kind.name(), path).unwrap_or_else(|| panic!("{kind} {path}")));
+            assert!(!words(schema).is_empty() && !words(schema).contains(&value), "{kind} {path}={value}");
+        }
+    }
+
+    #[test]
+    fn every_mapping_refuses_unknown_fields() {
+        for (name, schema) in SCHEMA["$defs"].as_object().unwrap() {
+            if schema.get("properties").is_some() {
+                assert_eq!(schema["additionalProperties"], false, "{name}");
+            }
+        }
+    }
 }

@@ -11,7 +11,12 @@ pub(crate) fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
     candidates
         .into_iter()
         .filter(|candidate| candidate.len() <= 100)
-        .map(|candidate| (distance(&lower, &candidate.to_lowercase()), candidate))
+        .map(|candidate| {
+            let other = candidate.to_lowercase();
+            // `Prefix` for `PathPrefix`: half of a word is near, but not as near as a slip of a finger.
+            let part = lower.len() >= 4 && other.contains(&lower);
+            (if part { distance(&lower, &other).min(limit) } else { distance(&lower, &other) }, candidate)
+        })
         .filter(|(distance, _)| *distance <= limit)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
@@ -68,6 +73,7 @@ mod tests {
         assert_eq!(closest("retires", fields), Some("retries"));
         assert_eq!(closest("ratelimit", fields), Some("rateLimit"));
         assert_eq!(closest("timeout", fields), Some("timeouts"));
+        assert_eq!(closest("Prefix", ["Exact", "PathPrefix"]), Some("PathPrefix"));
         assert_eq!(closest("zebra", fields), None);
         assert_eq!(closest("", fields), None);
     }

@@ -107,7 +107,8 @@ impl Node {
 /// The documents of a source.
 #[derive(Debug, Default)]
 pub(crate) struct Documents {
-    pub nodes: Vec<Node>,
+    /// The documents, each with whether nothing was wrong with it so far.
+    pub nodes: Vec<(Node, bool)>,
     /// A document could not be read, so that whatever it defines is unknown.
     pub unreadable: bool,
 }
@@ -116,11 +117,13 @@ pub(crate) struct Documents {
 pub(crate) fn parse(source: &Arc<Source>, sink: &Sink) -> Documents {
     let mut documents = Documents::default();
     for chunk in chunks(source.text()) {
+        let before = sink.len();
         let mut builder = Builder::new(source, sink, chunk);
         if builder.run().is_none() {
             documents.unreadable = true;
         }
-        documents.nodes.append(&mut builder.documents);
+        let sound = sink.len() == before;
+        documents.nodes.extend(builder.documents.into_iter().map(|node| (node, sound)));
     }
     documents
 }

@@ -154,6 +154,18 @@ pub(crate) fn kind(name: &str) -> Option<&'static str> {
     KINDS.iter().find(|(kind, _)| *kind == name).map(|(_, hint)| *hint)
 }
 
+/// Every unsupported field, for tests of this table.
+#[cfg(test)]
+pub(crate) fn paths() -> impl Iterator<Item = (Kind, &'static str)> {
+    FIELDS.iter().map(|(kind, path, _)| (*kind, *path))
+}
+
+/// Every unsupported value, for tests of this table.
+#[cfg(test)]
+pub(crate) fn values() -> impl Iterator<Item = (Kind, &'static str, &'static str)> {
+    VALUES.iter().map(|(kind, path, value, _)| (*kind, *path, *value))
+}
+
 /// `spec.rules[].filters[].cors`
 pub(crate) fn join(path: &[String]) -> String {
     let mut text = String::new();

@@ -160,7 +160,10 @@ impl<IO> Guard<IO> {
     #[inline]
     fn settle(&mut self, step: &Step) -> bool {
         let shared = &*self.shared;
-        shared.heads.set(self.framing.heads());
+        if shared.heads.get() != self.framing.heads() {
+            shared.heads.set(self.framing.heads());
+            shared.tunnel.set(None);
+        }
         let recv = match self.framing.state() {
             State::Head if step.stop == Stop::Partial => {
                 if shared.recv.get() != Recv::PartialHead || step.pass > 0 {

@@ -4,24 +4,19 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use weft_model::config::{
-    Address, AllowedNamespaces, BackendRef, BackendTls, Certificate, Config, Filter, Gateway, HttpRoute, HttpRule, Key,
-    Listener, ListenerProtocol, ParentRef, PathMatch, Policy, RouteKind, ServicePort, TcpRoute, Timeouts, Trust,
+    Address, AllowedNamespaces, BackendRef, BackendTls, Config, Filter, Gateway, HttpRoute, HttpRule, Key,
+    Listener, ListenerProtocol, ParentRef, PathMatch, Policy, RouteKind, ServicePort, TcpRoute, Timeouts,
 };
 
 use super::{Deadlines, Mirror, Port, PortId, PortKind, Rewrite, Rule, Service, Snapshot, Target, TcpTarget, Upstream, UpstreamId};
 use crate::{
     balance::{Balancer, EndpointSet},
     endpoint::Endpoint,
-    identity::{
-        IdentityError,
-        client::{ClientTls, system_roots},
-        files::{LoadedCert, load_authorities},
-        server::{ListenerCerts, ServerIdentity},
-    },
+    identity::{ClientTls, Identities, ServerIdentity},
     route::{
         Candidate, Rank, RouteError, RouteTable,
         hosts::{Listeners, intersect},
@@ -32,7 +27,6 @@ use crate::{
 };
 
 /// What a snapshot is made from.
-#[derive(Debug)]
 pub struct Input<'a> {
     /// The configuration.
     pub config: Arc<Config>,
@@ -42,6 +36,8 @@ pub struct Input<'a> {
     pub zone: Option<Arc<str>>,
     /// Addresses of endpoints that are written as names.
     pub resolved: &'a HashMap<Arc<str>, Vec<IpAddr>>,
+    /// Certificates and trust of this configuration.
+    pub identities: &'a Identities,
     /// Hands out metric series.
     pub telemetry: &'a Telemetry,
     /// Start of the slow start of new endpoints.
@@ -62,19 +58,6 @@ pub enum CompileError {
         /// What is wrong.
         source: RewriteError,
     },
-    /// A certificate or key.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// A listener names a certificate that is not there.
-    #[error("listener `{listener}` of Gateway `{gateway}`: certificate `{certificate}` does not exist")]
-    NoCertificate {
-        /// The Gateway.
-        gateway: Key,
-        /// The listener.
-        listener: Arc<str>,
-        /// The certificate.
-        certificate: Key,
-    },
 }
 
 /// Compiles `input`, taking over live state from `previous`.
@@ -85,7 +68,7 @@ pub fn compile(input: &Input<'_>, previous: &Snapshot) -> Result<Snapshot, Compi
     let mut compiler = Compiler { input, previous, services: HashMap::new(), upstreams: HashMap::new(), rules: Vec::new() };
     for service in &input.config.services {
         for port in &service.ports {
-            compiler.service(service, port)?;
+            compiler.service(service, port);
         }
     }
     let ports = compiler.ports()?;
@@ -103,12 +86,12 @@ struct Compiler<'a> {
 }
 
 impl Compiler<'_> {
-    fn service(&mut self, service: &weft_model::config::Service, port: &ServicePort) -> Result<(), CompileError> {
+    fn service(&mut self, service: &weft_model::config::Service, port: &ServicePort) {
         let config = &self.input.config;
         let id = (service.key.clone(), port.port);
         let before = self.previous.services.get(&id);
         let policy = config.policy_for(Some(&service.key), None);
-        let tls = self.client_tls(&service.key, port, before)?;
+        let tls = self.client_tls(&service.key, port);
         // Pooled connections belong to endpoints: what changes how they are opened makes them other endpoints.
         let before = before.filter(|before| {
             before.protocol == port.protocol && before.tls.as_ref().map(Arc::as_ptr) == tls.as_ref().map(Arc::as_ptr)
@@ -160,38 +143,11 @@ impl Compiler<'_> {
             tls,
         };
         self.services.insert(id, Arc::new(state));
-        Ok(())
     }
 
     /// The BackendTLSPolicy for a port: one that names the port wins over one that does not.
-    fn client_tls(
-        &self,
-        service: &Key,
-        port: &ServicePort,
-        before: Option<&Arc<Service>>,
-    ) -> Result<Option<Arc<ClientTls>>, CompileError> {
-        let config = &self.input.config;
-        let Some(policy) = backend_tls(config, service, port) else { return Ok(None) };
-        let same = self.previous.config.certificates == config.certificates
-            && backend_tls(&self.previous.config, service, port) == Some(policy);
-        if let Some(tls) = before.filter(|_| same).and_then(|before| before.tls.clone()) {
-            return Ok(Some(tls));
-        }
-        let roots = match &policy.trust {
-            Trust::System => system_roots().map_err(|problem| IdentityError {
-                certificate: policy.key.clone(),
-                place: "wellKnownCACertificates".into(),
-                problem,
-            })?,
-            Trust::Bundles(keys) => {
-                let mut roots = rustls::RootCertStore::empty();
-                for bundle in keys.iter().filter_map(|key| certificate(config, key)) {
-                    load_authorities(bundle, &mut roots)?;
-                }
-                Arc::new(roots)
-            }
-        };
-        Ok(Some(ClientTls::new(policy, roots)?))
+    fn client_tls(&self, service: &Key, port: &ServicePort) -> Option<Arc<ClientTls>> {
+        backend_tls(&self.input.config, service, port).and_then(|policy| self.input.identities.client(&policy.key))
     }
 
     fn upstream(&mut self, key: &Key, port: u16, route: Option<(RouteKind, &Key)>) -> Option<Arc<Upstream>> {
@@ -243,46 +199,20 @@ impl Compiler<'_> {
                     let table = RouteTable::build(candidates(&config, gateway, listener, &rules))?;
                     tables.push((listener.hostname.clone(), table));
                 }
-                PortKind::Http { listeners: Listeners::build(tables), tls: self.server_tls(id, &listeners)? }
+                PortKind::Http { listeners: Listeners::build(tables), tls: self.server_tls(id, &listeners) }
             };
             ports.push(Port { id, kind });
         }
         Ok(ports)
     }
 
-    fn server_tls(
-        &self,
-        id: PortId,
-        listeners: &[(&Gateway, &Listener)],
-    ) -> Result<Option<Arc<ServerIdentity>>, CompileError> {
-        let config = &self.input.config;
-        let https = |listener: &Listener| match &listener.protocol {
-            ListenerProtocol::Https { certificates } => Some(certificates.clone()),
-            _ => None,
-        };
-        if !listeners.iter().any(|(_, listener)| https(listener).is_some()) {
-            return Ok(None);
+    fn server_tls(&self, id: PortId, listeners: &[(&Gateway, &Listener)]) -> Option<Arc<ServerIdentity>> {
+        let https = |listener: &Listener| matches!(listener.protocol, ListenerProtocol::Https { .. });
+        if !listeners.iter().any(|(_, listener)| https(listener)) {
+            return None;
         }
-        if self.previous.config.certificates == config.certificates
-            && self.previous.config.gateways == config.gateways
-            && let Some(Port { kind: PortKind::Http { tls: Some(tls), .. }, .. }) = self.previous.port(id)
-        {
-            return Ok(Some(tls.clone()));
-        }
-        let mut loaded = Vec::new();
-        for (gateway, listener) in listeners {
-            let mut certificates = Vec::new();
-            for key in https(listener).unwrap_or_default() {
-                let certificate = certificate(config, &key).ok_or_else(|| CompileError::NoCertificate {
-                    gateway: gateway.key.clone(),
-                    listener: listener.name.clone(),
-                    certificate: key.clone(),
-                })?;
-                certificates.push(LoadedCert::load(certificate, SystemTime::now())?);
-            }
-            loaded.push(ListenerCerts { hostname: listener.hostname.clone(), certificates });
-        }
-        Ok(Some(ServerIdentity::new(&loaded)?))
+        let address = (!id.ip().is_unspecified()).then(|| id.ip());
+        self.input.identities.server(address, id.port())
     }
 
     fn rules(&mut self, config: &Config) -> Result<Vec<Vec<u32>>, CompileError> {
@@ -427,10 +357,6 @@ fn backend_tls<'c>(config: &'c Config, service: &Key, port: &ServicePort) -> Opt
         config.backend_tls.iter().find(|tls| tls.targets.iter().any(|(key, section)| key == service && wanted(section)))
     };
     find(&named).or_else(|| find(&|section| section.is_none()))
-}
-
-fn certificate<'c>(config: &'c Config, key: &Key) -> Option<&'c Certificate> {
-    config.certificates.iter().find(|certificate| certificate.key == *key)
 }
 
 fn bind_addresses(gateway: &Gateway) -> Vec<IpAddr> {

@@ -10,7 +10,7 @@ use crate::{
     suggest,
     tree::{Node, Value},
     validate::syntax,
-    written::DurationText,
+    written::{DurationText, Kind},
 };
 
 /// Moves along with the written structs: `at.field("listeners").item(0)`.
@@ -76,8 +76,10 @@ impl<'a> At<'a> {
 
     /// A reference to nothing.
     pub(crate) fn unresolved(self, what: &str, name: &str, known: &[String]) {
-        let hint = suggest::hint(name, "there are", known.iter().map(String::as_str))
-            .unwrap_or_else(|| format!("add a {what} named {name:?}"));
+        let hint = suggest::hint(name, "there are", known.iter().map(String::as_str)).unwrap_or_else(|| {
+            let what = Kind::from_name(what).map_or_else(|| what.to_owned(), Kind::with_article);
+            format!("add {what} named {name:?}")
+        });
         self.error("unresolved-reference", format!("there is no {what} {name:?}"), Some(hint));
     }
 

@@ -49,6 +49,8 @@ impl Index {
 
     fn add(&mut self, document: &Document) {
         let key = document.key.clone();
+        // What is left of a document with problems is not all of it: an empty list stands for "unknown".
+        let all = if document.sound { usize::MAX } else { 0 };
         match &document.written {
             Written::Gateway(spec) => {
                 let listeners = spec.listeners.iter().flatten().filter_map(|listener| {
@@ -61,20 +63,23 @@ impl Index {
                         all_namespaces: from == Some(FromNamespaces::All),
                     })
                 });
-                self.gateways.insert(key, listeners.collect());
+                self.gateways.insert(key, listeners.take(all).collect());
             }
             Written::Service(spec) => {
                 let ports = spec.ports.iter().flatten();
                 let ports = ports.filter_map(|port| {
                     Some(PortInfo { name: port.name.clone().unwrap_or_default(), port: port.port? })
                 });
-                self.services.insert(key, ports.collect());
+                self.services.insert(key, ports.take(all).collect());
             }
             Written::HttpRoute(_) | Written::GrpcRoute(_) | Written::TcpRoute(_) => {
                 self.routes.insert((document.kind, key));
             }
             Written::Workload(_) => {
                 self.workloads.insert(key);
+            }
+            Written::Certificate(_) | Written::Secret(_) | Written::ConfigMap(_) if !document.sound => {
+                self.material.insert((document.kind, key), Material { pair: true, ca: true });
             }
             Written::Certificate(spec) => {
                 let material =

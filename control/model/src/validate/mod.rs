@@ -33,6 +33,8 @@ pub(crate) struct Document {
     pub source: Arc<Source>,
     pub node: Node,
     pub written: Written,
+    /// Nothing was wrong with its form, so that what is not here was not written.
+    pub sound: bool,
 }
 
 /// A document as written.
@@ -61,78 +63,91 @@ pub(crate) struct Context<'a> {
     pub refs: bool,
 }
 
-/// Reads one document of a file (a `List` holds several) and checks its form.
-pub(crate) fn document(
-    node: &Node,
-    source: &Arc<Source>,
-    problems: &Sink,
-    warnings: &Sink,
-    found: &mut Vec<Document>,
-) -> bool {
-    let report = |node: &Node, code, message: String, hint: Option<String>| {
-        problems.push(Diagnostic::at(source, node.span, code, message, hint));
-        false
-    };
-    match &node.value {
-        Value::Null => return true,
-        Value::Map(_) => {}
-        _ => {
-            let hint = Some("a document starts with apiVersion, kind and metadata".to_owned());
-            return report(
-                node,
-                "wrong-type",
-                format!("a document has to be a mapping, but this is {}", node.describe()),
-                hint,
-            );
+/// Takes the documents of a file, and checks their form.
+pub(crate) struct Reader<'a> {
+    pub source: &'a Arc<Source>,
+    pub problems: &'a Sink,
+    pub warnings: &'a Sink,
+    pub found: &'a mut Vec<Document>,
+}
+
+impl Reader<'_> {
+    /// Reads one document (a `List` holds several). False when it is unknown what the document defines.
+    pub(crate) fn document(&mut self, node: &Node, sound: bool) -> bool {
+        match &node.value {
+            Value::Null => return true,
+            Value::Map(_) => {}
+            _ => {
+                let message = format!("a document has to be a mapping, but this is {}", node.describe());
+                let hint = "a document starts with apiVersion, kind and metadata".to_owned();
+                return self.refuse(node, "wrong-type", message, Some(hint));
+            }
+        }
+        let Some(kind_node) = node.get("kind") else {
+            let hint = format!("kind: one of {}", Kind::ALL.map(Kind::name).join(", "));
+            return self.refuse(node, "missing-field", "this document has no kind".into(), Some(hint));
+        };
+        let Some(name) = kind_node.as_str() else {
+            let message = format!("kind has to be text, but this is {}", kind_node.describe());
+            return self.refuse(kind_node, "wrong-type", message, None);
+        };
+        let version = node.get("apiVersion").and_then(Node::as_str);
+        if name == "List" && version == Some("v1") {
+            let Some(Value::Seq(items)) = node.get("items").map(|items| &items.value) else {
+                return self.refuse(node, "missing-field", "a List needs items".into(), None);
+            };
+            let mut known = true;
+            for item in items {
+                known &= self.document(item, sound);
+            }
+            return known;
+        }
+        match Kind::from_name(name) {
+            None => self.unknown_kind(kind_node, name),
+            Some(Kind::Service) if version == Some("v1") => {
+                let hint = "use apiVersion: weft.dev/v1alpha1, whose Service lists its ports and endpoints".to_owned();
+                let message = "a core Service is not supported by Weft".to_owned();
+                self.refuse(kind_node, "unsupported", message, Some(hint))
+            }
+            Some(kind) => self.known(kind, node, sound),
         }
     }
-    let Some(kind_node) = node.get("kind") else {
-        let hint = format!("kind: one of {}", Kind::ALL.map(Kind::name).join(", "));
-        return report(node, "missing-field", "this document has no kind".into(), Some(hint));
-    };
-    let Some(name) = kind_node.as_str() else {
-        return report(
-            kind_node,
-            "wrong-type",
-            format!("kind has to be text, but this is {}", kind_node.describe()),
-            None,
-        );
-    };
-    let version = node.get("apiVersion").and_then(Node::as_str);
-    if name == "List" && version == Some("v1") {
-        return match node.get("items").map(|items| &items.value) {
-            Some(Value::Seq(items)) => {
-                items.iter().fold(true, |fine, item| document(item, source, problems, warnings, found) && fine)
+
+    fn known(&mut self, kind: Kind, node: &Node, sound: bool) -> bool {
+        let before = self.problems.len();
+        let checked = schema::check(kind, node, self.source, self.problems);
+        let sound = sound && self.problems.len() == before;
+        not_yet::warn(kind, &checked, self.source, self.warnings);
+        let metadata = checked.get("metadata");
+        let text = |field| metadata.and_then(|metadata| metadata.get(field)).and_then(Node::as_str);
+        let key = Key::new(text("namespace").unwrap_or("default"), text("name").unwrap_or_default());
+        let named = !key.name.is_empty();
+        match decode(kind, &checked) {
+            Ok(written) => {
+                self.found.push(Document { kind, key, source: self.source.clone(), node: checked, written, sound });
+                named
             }
-            _ => report(node, "missing-field", "a List needs items".into(), None),
-        };
+            Err(error) => self.refuse(node, "unreadable", format!("this {kind} cannot be read: {error}"), None),
+        }
     }
-    let Some(kind) = Kind::from_name(name) else {
+
+    fn unknown_kind(&self, node: &Node, name: &str) -> bool {
         if let Some(hint) = unsupported::kind(name) {
-            return report(kind_node, "unsupported", format!("{name} is not supported by Weft"), Some(hint.into()));
+            self.refuse(node, "unsupported", format!("{name} is not supported by Weft"), Some(hint.into()));
+            // None of these defines what something else could refer to.
+            return true;
         }
         let kinds = Kind::ALL.map(Kind::name);
         let mut message = format!("unknown kind {name:?}");
         if let Some(best) = suggest::closest(name, kinds) {
             message.push_str(&format!("; did you mean {best:?}?"));
         }
-        return report(kind_node, "unknown-kind", message, Some(format!("kinds: {}", kinds.join(", "))));
-    };
-    if kind == Kind::Service && version == Some("v1") {
-        let hint = "use apiVersion: weft.dev/v1alpha1, whose Service lists its ports and endpoints".to_owned();
-        return report(kind_node, "unsupported", "a core Service is not supported by Weft".into(), Some(hint));
+        self.refuse(node, "unknown-kind", message, Some(format!("kinds: {}", kinds.join(", "))))
     }
-    let checked = schema::check(kind, node, source, problems);
-    not_yet::warn(kind, &checked, source, warnings);
-    let metadata = checked.get("metadata");
-    let text = |field| metadata.and_then(|metadata| metadata.get(field)).and_then(Node::as_str);
-    let key = Key::new(text("namespace").unwrap_or("default"), text("name").unwrap_or_default());
-    match decode(kind, &checked) {
-        Ok(written) => {
-            found.push(Document { kind, key, source: source.clone(), node: checked, written });
-            true
-        }
-        Err(error) => report(node, "unreadable", format!("this {kind} cannot be read: {error}"), None),
+
+    fn refuse(&self, node: &Node, code: &'static str, message: String, hint: Option<String>) -> bool {
+        self.problems.push(Diagnostic::at(self.source, node.span, code, message, hint));
+        false
     }
 }
 

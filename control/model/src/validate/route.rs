@@ -194,7 +194,7 @@ fn attach(at: At<'_>, key: &Key, chosen: &[&ListenerInfo], hostnames: &[Hostname
     if speaking.is_empty() {
         let hint =
             if tcp { "name a listener with protocol: TCP" } else { "name a listener with protocol: HTTP or HTTPS" };
-        return refuse(format!("no listener chosen here carries a {kind}"), hint);
+        return refuse(format!("no listener chosen here carries {}", kind.with_article()), hint);
     }
     let open: Vec<_> = speaking
         .iter()

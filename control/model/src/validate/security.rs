@@ -73,6 +73,7 @@ pub(super) fn backend_tls(at: At<'_>, key: &Key, written: &written::BackendTlsPo
         };
         if let (Some(section), true, Some(ports)) =
             (&target.section_name, at.cx.refs, at.cx.index.services.get(&service))
+            && !ports.is_empty()
             && !ports.iter().any(|port| port.name == *section)
         {
             let known: Vec<&str> = ports.iter().map(|port| port.name.as_str()).collect();

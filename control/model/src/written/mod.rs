@@ -76,6 +76,12 @@ impl Kind {
         }
     }
 
+    /// `a Gateway`, `an HTTPRoute`.
+    pub(crate) fn with_article(self) -> String {
+        let an = matches!(self, Self::HttpRoute | Self::AccessPolicy);
+        format!("{} {}", if an { "an" } else { "a" }, self.name())
+    }
+
     /// The API group; empty for the core group.
     pub fn group(self) -> &'static str {
         match self {

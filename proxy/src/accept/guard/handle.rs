@@ -206,6 +206,7 @@ impl GuardHandle {
     /// What the connection is doing.
     pub fn phase(&self) -> Phase {
         match self.0.recv.get() {
+            Recv::Hold if self.0.tunnel.get() == Some(true) => Phase::Tunnel,
             Recv::Hold => Phase::Hold,
             Recv::Tunnel => Phase::Tunnel,
             Recv::Body if self.0.owed() <= 1 => Phase::Body,
@@ -250,8 +251,11 @@ impl GuardHandle {
     /// connection. False goes on with the next request behind an Upgrade, and ends the connection behind a CONNECT: send that answer
     /// with `connection: close`. Without a decision, the end of the [`Exchange`] means false.
     pub fn resume_after_upgrade(&self, accepted: bool) {
-        self.0.tunnel.set(Some(accepted));
-        self.0.wake();
+        // What is held lies behind the last head: an earlier request has no say.
+        if self.0.owed() == 1 {
+            self.0.tunnel.set(Some(accepted));
+            self.0.wake();
+        }
     }
 
     /// Ends reading: hyper sees an end of file.

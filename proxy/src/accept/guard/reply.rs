@@ -64,6 +64,7 @@ fn imf_fixdate(unix: u64) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::error::Reason;
