@@ -3,8 +3,11 @@
 //! Everything here runs on an ordinary runtime beside the workers. A configuration goes through [`App::apply`]: compile,
 //! bind, publish. If any step fails, the one in force stays as it is.
 
+pub mod admin;
 mod bind;
 mod watch;
+
+pub use bind::hint as bind_hint;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -30,9 +33,12 @@ use crate::{
         PortId, Snapshot,
         compile::{self, CompileError},
     },
-    telemetry::Telemetry,
+    telemetry::{Exporter, Telemetry, export::Environment},
     worker::{self, Command, Shared},
 };
+
+/// Longest wait for the last lines of the access log.
+const FLUSH: Duration = Duration::from_secs(2);
 
 /// Why a configuration is not in force.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +88,7 @@ pub struct App {
     config: Arc<Config>,
     revision: u64,
     watch: watch::Watch,
+    exporter: Exporter,
     identities: Arc<Identities>,
     state: Arc<State>,
 }
@@ -108,7 +115,7 @@ impl App {
     /// When a thread cannot be made.
     pub fn start(options: Options) -> Result<Self, StartError> {
         let workers = options.workers.max(1);
-        let telemetry = Telemetry::new(workers, &options.node);
+        let telemetry = Arc::new(Telemetry::new(&options.node, Environment::read(), std::io::stdout()));
         let shared = Arc::new(Shared {
             snapshot: ArcSwap::from_pointee(Snapshot::empty()),
             generation: AtomicU64::new(0),
@@ -142,7 +149,8 @@ impl App {
             ports: BTreeMap::new(),
             config: Arc::default(),
             revision: 0,
-            watch: watch::Watch::new(),
+            watch: watch::Watch::new(tokio::runtime::Handle::current()),
+            exporter: telemetry.spawn_exporter(),
             identities: Arc::default(),
             state,
         })
@@ -211,7 +219,7 @@ impl App {
     /// Notes that a configuration was refused.
     pub fn refused(&self, why: String) {
         self.state.reload_failures.fetch_add(1, Ordering::Relaxed);
-        self.shared.telemetry.reload_failed();
+        self.shared.telemetry.metrics.config_reload_failures.fetch_add(1, Ordering::Relaxed);
         self.state.last_error.store(Arc::new(Some(why)));
     }
 
@@ -253,7 +261,7 @@ impl App {
                 endpoint.mark_removed();
             }
         }
-        self.shared.telemetry.revision(self.revision);
+        self.shared.telemetry.metrics.config_revision.store(self.revision, Ordering::Relaxed);
     }
 
     fn tell(&self, command: impl Fn() -> Command) {
@@ -261,6 +269,16 @@ impl App {
             // A worker is gone only when the process is on its way out.
             let _ = worker.send(command());
         }
+    }
+
+    /// Revision of the configuration in force.
+    pub const fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Ports that are bound.
+    pub fn ports(&self) -> impl Iterator<Item = PortId> {
+        self.ports.keys().copied()
     }
 
     /// Requests in flight and open connections, over all workers.
@@ -299,12 +317,14 @@ impl App {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
-        self.shared.telemetry.shutdown().await;
         self.tell(|| Command::Stop);
         for thread in self.threads.drain(..) {
             // A worker that panicked has said so already.
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
+        self.exporter.shutdown().await;
+        let shared = self.shared.clone();
+        let _ = tokio::task::spawn_blocking(move || shared.telemetry.flush_access_log(FLUSH)).await;
         ended
     }
 }

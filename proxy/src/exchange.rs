@@ -21,8 +21,9 @@ use crate::{
     conn::Conn,
     endpoint::{Endpoint, Ticket},
     error::{Reason, Refusal},
+    record::Record,
     snapshot::{Deadlines, Rule, Snapshot, Target},
-    telemetry,
+    telemetry::metrics::InFlightGuard,
     wheel::Timer,
 };
 
@@ -34,7 +35,7 @@ pub struct Exchange {
     /// When its head was complete.
     pub start: Instant,
     /// What spans, metrics and the access log will say.
-    pub record: telemetry::Record,
+    pub record: Record,
     snapshot: Option<(Rc<Arc<Snapshot>>, u32)>,
     deadlines: Option<Deadlines>,
     /// The request's body, if it has one.
@@ -52,19 +53,19 @@ pub struct Exchange {
 #[derive(Debug, Default)]
 pub struct Holds {
     endpoint: Option<Ticket>,
-    service: Option<telemetry::metrics::InFlightGuard>,
+    service: Option<InFlightGuard>,
 }
 
 impl Exchange {
     /// A request whose head has just arrived.
-    pub fn begin<B>(conn: &Rc<Conn>, request: &Request<B>) -> Self {
+    pub fn begin<B>(conn: &Rc<Conn>, request: &Request<B>, grpc: bool) -> Self {
         let worker = &conn.worker;
         let start = worker.clock.read();
         conn.in_flight.set(conn.in_flight.get() + 1);
         conn.touch();
         worker.shared.requests[worker.id].enter();
         Self {
-            record: worker.telemetry.begin(request, conn.peer),
+            record: Record::begin(&worker.telemetry, request, grpc),
             conn: conn.clone(),
             start,
             snapshot: None,
@@ -87,13 +88,14 @@ impl Exchange {
     pub fn targeted(&mut self, target: &Target) {
         self.record.slot = Some(target.slot.clone());
         self.deadlines = Some(target.deadlines);
-        self.holds.service = Some(self.conn.worker.telemetry.in_flight(&target.slot));
+        self.holds.service = Some(self.conn.worker.telemetry.metrics.in_flight(&target.slot));
     }
 
     /// The endpoint that an attempt goes to.
-    pub fn attempt(&mut self, endpoint: &Arc<Endpoint>) {
+    pub fn attempt(&mut self, endpoint: &Arc<Endpoint>, tls: bool, headers: &mut HeaderMap) {
         self.holds.endpoint = Some(Ticket::new(endpoint.clone()));
-        self.record.attempt(endpoint, self.conn.worker.clock.now());
+        let worker = &self.conn.worker;
+        self.record.attempt(&worker.telemetry, endpoint, tls, headers, worker.clock.now());
     }
 
     /// The endpoint of the current attempt.
@@ -216,13 +218,11 @@ impl Drop for Exchange {
         if let Some(progress) = &self.progress {
             self.record.bytes_in = progress.bytes.get();
         }
-        if let Some(endpoint) = self.endpoint()
-            && (self.record.status >= 500 || self.record.reason.is_some())
-        {
-            endpoint.failures.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if let Some(endpoint) = self.endpoint() {
+            self.record.judge(endpoint);
         }
         let rule = self.snapshot.as_ref().map(|(snapshot, rule)| &snapshot.rules[*rule as usize]);
-        worker.telemetry.finish(&mut self.record, rule, &self.conn, self.start, end);
+        self.record.finish(&worker.telemetry, rule, &self.conn, self.start, end);
     }
 }
 

@@ -26,8 +26,8 @@ use crate::{
 
 /// Answers one request. Never fails: what goes wrong becomes a reply with its reason.
 pub async fn handle(conn: Rc<Conn>, request: Request<Incoming>) -> Result<Response<ReplyBody>, Infallible> {
-    let mut exchange = Exchange::begin(&conn, &request);
     let seen = headers::scan(request.headers());
+    let mut exchange = Exchange::begin(&conn, &request, seen.grpc);
     let manner = Manner { grpc: seen.grpc, head: *request.method() == Method::HEAD };
     let mut response = match forward(&conn, request, seen, &mut exchange).await {
         Ok((response, lease)) => {
@@ -78,7 +78,7 @@ async fn forward(
     let host = target::forwarded_host(rule, &asked)?;
     headers::prepare_request(request.headers_mut(), seen, tunnel && seen.upgrade, asked.authority(), conn)?;
     apply(&mut request, uri, host, rule, target, upstream);
-    exchange.record.propagate(&worker.telemetry, request.headers_mut(), worker.random(), worker.random());
+    exchange.record.forwarded(request.headers());
 
     // The body begins to flow when the upstream asks for it.
     let (parts, body) = request.into_parts();
@@ -109,7 +109,7 @@ async fn attempts(
         let now = worker.clock.now();
         let picked = upstream.balancer.pick(hash, &tried, now, &mut worker.rng.borrow_mut()).cloned();
         let endpoint = picked.ok_or_else(|| no_endpoint(upstream))?;
-        exchange.attempt(&endpoint);
+        exchange.attempt(&endpoint, upstream.tls.is_some(), request.headers_mut());
         let progress = exchange.progress.clone();
         let sending = send::send(worker, upstream, &endpoint, request, progress.as_ref());
         let error = match exchange.within(sending).await {
@@ -137,7 +137,9 @@ async fn attempts(
 
 /// Tells the balancer how long the endpoint took.
 fn observe(endpoint: &Endpoint, exchange: &Exchange, now: std::time::Instant) {
-    endpoint.latency.observe(now.saturating_duration_since(exchange.record.attempt_start()), now);
+    if let Some(start) = exchange.record.attempt_start() {
+        endpoint.latency.observe(now.saturating_duration_since(start), now);
+    }
 }
 
 /// Request and fields as the upstream gets them.

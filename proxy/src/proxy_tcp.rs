@@ -6,6 +6,7 @@ use tokio::net::TcpStream;
 
 use crate::{
     endpoint::Ticket,
+    telemetry::metrics::{ConnectionSide, ConnectionState},
     snapshot::{PortId, PortKind, Target, Upstream},
     tunnel,
     upstream::connect,
@@ -20,14 +21,13 @@ const PICKS: usize = 3;
 /// # Errors
 /// When no endpoint can be reached, or when either side fails.
 pub async fn connection(worker: &Rc<Worker>, port: PortId, client: TcpStream, peer: SocketAddr) -> io::Result<()> {
-    let _counted = worker.telemetry.connection();
+    let _counted = worker.telemetry.metrics.connection(ConnectionSide::Downstream, ConnectionState::Active);
     let snapshot = worker.snapshot();
     let Some(PortKind::Tcp(Some(route))) = snapshot.port(port).map(|port| &port.kind) else {
         tracing::info!(%peer, %port, "connection closed: no TCPRoute is attached to this listener");
         return Ok(());
     };
     let refused = |detail: String| {
-        worker.telemetry.refused(crate::error::Reason::NoEndpoint);
         tracing::info!(%peer, %port, route = &*route.route, detail, "connection closed");
         Ok(())
     };
@@ -75,7 +75,7 @@ async fn pass(
     server: connect::Io,
     _ticket: Ticket,
 ) -> io::Result<()> {
-    let _held = worker.telemetry.in_flight(&target.slot);
+    let _held = worker.telemetry.metrics.in_flight(&target.slot);
     let idle = target.deadlines.idle.unwrap_or(Duration::ZERO);
     tunnel::run(client, server, idle, &worker.wheel).await.map(drop)
 }

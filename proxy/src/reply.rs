@@ -57,10 +57,8 @@ pub fn reply(answer: Answer, manner: Manner, mut exchange: Exchange) -> Response
         Answer::Refused(refusal) => (refusal, None),
     };
     let row = refusal.reason.row();
-    exchange.record.reason = Some(refusal.reason);
-    exchange.record.detail = Some(refusal.detail.clone());
+    exchange.record.refused(refusal.reason, refusal.detail.clone());
     let status = if manner.grpc { StatusCode::OK } else { row.status };
-    exchange.record.status = row.status.as_u16();
     let closes = closes_connection(refusal.reason);
     let text = if manner.grpc || manner.head { Bytes::new() } else { body(&refusal) };
     let mut response = Response::new(ReplyBody::local(text, exchange));

@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::BytesMut;
+use http::Method;
 use hyper::{
     server::conn::{http1, http2},
     service::service_fn,
@@ -28,9 +29,11 @@ use crate::{
         rewind::Rewind,
     },
     conn::{Conn, Order, Tls},
+    error::Reason,
     identity::handshake::Alpn,
     pipeline, proxy_tcp,
     snapshot::{PortId, PortKind},
+    telemetry::metrics::{ConnectionSide, ConnectionState},
     upgrade,
     worker::{LocalExec, Worker},
 };
@@ -65,9 +68,7 @@ pub async fn connection(
         let conn = Rc::new(Conn::new(worker.clone(), port, peer, local, None));
         return http(conn, stream, None).await;
     };
-    let handshake = worker.handshakes.accept(stream, identity.server_config()).await.inspect_err(|error| {
-        worker.telemetry.handshake_failed(error.label());
-    })?;
+    let handshake = worker.handshakes.accept(stream, identity.server_config()).await?;
     let tls = Tls { server_name: handshake.sni.clone() };
     let conn = Rc::new(Conn::new(worker.clone(), port, peer, local, Some(tls)));
     http(conn, handshake.stream, Some(handshake.alpn)).await
@@ -78,7 +79,7 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let worker = &conn.worker;
-    let counted = worker.telemetry.connection();
+    let counted = worker.telemetry.metrics.connection(ConnectionSide::Downstream, ConnectionState::Active);
     let _registration = worker.connections.register(conn.clone(), counted);
     let mut first = BytesMut::new();
     let protocol = match alpn {
@@ -145,10 +146,18 @@ where
         return Ok(());
     }
     if let Some(violation) = handle.violation() {
-        conn.worker.telemetry.refused(violation.reason);
+        refused(conn, violation.reason);
         linger(&mut io, LINGER.1, LINGER.0).await;
     }
     Ok(ended?)
+}
+
+/// Counts a request that hyper never saw.
+fn refused(conn: &Conn, reason: Reason) {
+    let telemetry = &conn.worker.telemetry;
+    let code = reason.row().status.as_u16();
+    telemetry.metrics.request_done(telemetry.unrouted(), &Method::default(), code, Some(reason), None, Duration::ZERO);
+    tracing::debug!(peer = %conn.peer, %reason, "request refused before it was read");
 }
 
 async fn http2<IO>(conn: &Rc<Conn>, io: IO) -> Result<(), Box<dyn std::error::Error>>

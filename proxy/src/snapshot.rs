@@ -123,7 +123,7 @@ pub struct Rule {
     /// Where requests go.
     pub backends: Weighted<Target>,
     /// For requests of this rule that reach no service.
-    pub slot: Slot,
+    pub slot: Arc<Slot>,
 }
 
 /// URLRewrite, compiled.
@@ -160,7 +160,7 @@ pub struct Target {
     /// Time-outs in force for this rule and backend.
     pub deadlines: Deadlines,
     /// Metric series of this rule and service.
-    pub slot: Slot,
+    pub slot: Arc<Slot>,
 }
 
 /// Time-outs of a request.

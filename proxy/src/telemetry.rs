@@ -31,7 +31,8 @@ mod tests;
 
 use access::LogWriter;
 use context::Trace;
-use export::{Destination, Environment, Exporter, SpanQueues, SpanSender};
+pub use export::Exporter;
+use export::{Destination, Environment, SpanQueues, SpanSender};
 use metrics::{Metrics, Slot, WorkerMetrics};
 use sampler::Sampler;
 use store::TraceStore;

@@ -31,7 +31,7 @@ impl Tunnel {
         Self {
             server,
             idle: target.deadlines.idle.unwrap_or(Duration::ZERO),
-            _held: conn.worker.telemetry.in_flight(&target.slot),
+            _held: conn.worker.telemetry.metrics.in_flight(&target.slot),
         }
     }
 

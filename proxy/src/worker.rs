@@ -172,7 +172,7 @@ pub fn run(
             connections: Connections::default(),
             wheel: Wheel::new(clock.now()),
             rng: RefCell::new(fastrand::Rng::new()),
-            telemetry: shared.telemetry.worker(id),
+            telemetry: shared.telemetry.worker(),
             siblings,
             handshakes: Handshakes::new(MAX_HANDSHAKES, shared.options.limits.handshake_timeout),
             draining: Cell::new(false),

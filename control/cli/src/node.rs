@@ -72,9 +72,9 @@ async fn serve(options: Options, paths: Vec<PathBuf>, started: impl FnOnce(Runni
         let shown = Arc::new(NodeAdmin::new(app.shared().clone(), app.state().clone()));
         tasks.spawn(admin::serve(listener, Hosts::new(address), shown));
     }
-    let reload_failures = app.shared().telemetry.clone();
+    let metrics = app.shared().telemetry.metrics.clone();
     tasks.spawn(weft_proxy::identity::watch::watch(app.identities().clone(), DirWatch::new(), move |_| {
-        reload_failures.reload_failed();
+        metrics.config_reload_failures.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }));
     let reloader = source.reloader();
     let (sender, mut updates) = mpsc::channel(1);

@@ -42,7 +42,8 @@ impl Admin for NodeAdmin {
     }
 
     fn metrics(&self, accept: &str) -> (String, String) {
-        self.shared.telemetry.scrape(accept)
+        let (text, kind) = self.shared.telemetry.metrics.scrape(Some(accept));
+        (text, kind.to_owned())
     }
 
     fn config_dump(&self) -> Value {
@@ -76,7 +77,7 @@ impl Admin for NodeAdmin {
     }
 
     fn traces(&self, query: &TraceQuery) -> Value {
-        self.shared.telemetry.traces(query)
+        self.shared.telemetry.traces.query(query)
     }
 
     fn tasks(&self) -> Value {

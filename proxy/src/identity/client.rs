@@ -61,20 +61,29 @@ impl ClientTls {
         Ok(())
     }
 
+    /// What a connection that speaks `protocol` is made with: configuration as of now, and the name to ask for.
+    pub fn parts(&self, protocol: AppProtocol) -> (Arc<ClientConfig>, ServerName<'static>) {
+        let configs = self.configs.load();
+        let config = match protocol {
+            AppProtocol::Http => &configs.http1,
+            AppProtocol::Http2 | AppProtocol::Grpc => &configs.http2,
+            AppProtocol::Tcp => &configs.opaque,
+        };
+        (config.clone(), self.name.clone())
+    }
+
     /// Encrypts `io`, a fresh connection to an endpoint that speaks `protocol`. The caller sets the deadline.
     pub async fn connect<IO>(&self, io: IO, protocol: AppProtocol) -> Result<TlsStream<IO>, ClientTlsError>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let (config, spoken) = {
-            let configs = self.configs.load();
-            match protocol {
-                AppProtocol::Http => (configs.http1.clone(), "HTTP/1.1"),
-                AppProtocol::Http2 | AppProtocol::Grpc => (configs.http2.clone(), "HTTP/2"),
-                AppProtocol::Tcp => (configs.opaque.clone(), "TCP"),
-            }
+        let (config, name) = self.parts(protocol);
+        let spoken = match protocol {
+            AppProtocol::Http => "HTTP/1.1",
+            AppProtocol::Http2 | AppProtocol::Grpc => "HTTP/2",
+            AppProtocol::Tcp => "TCP",
         };
-        let connected = TlsConnector::from(config).connect(self.name.clone(), io).await;
+        let connected = TlsConnector::from(config).connect(name, io).await;
         let stream = connected.map_err(|error| ClientTlsError::classify(error, spoken))?;
         // RFC 9113, 3.2: HTTP/2 over TLS has to be agreed on, an endpoint that ignores ALPN speaks HTTP/1.1.
         if spoken == "HTTP/2" && stream.get_ref().1.alpn_protocol() != Some(ALPN_H2) {

@@ -248,7 +248,7 @@ impl Compiler<'_> {
             backends.push((backend.weight, target));
         }
         Ok(Rule {
-            slot: self.input.telemetry.slot(&label, &template, ""),
+            slot: self.input.telemetry.metrics.slot(&label, &template, ""),
             route: label,
             name,
             template,
@@ -274,7 +274,7 @@ impl Compiler<'_> {
         let filters = Filters::compile(&backend.filters)?;
         let policy = upstream.as_ref().map_or_else(Policy::default, |upstream| upstream.policy.clone());
         Ok(Target {
-            slot: self.input.telemetry.slot(route_label, template, &service),
+            slot: self.input.telemetry.metrics.slot(route_label, template, &service),
             service,
             upstream,
             request_headers: filters.request_headers,
