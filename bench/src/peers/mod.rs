@@ -170,14 +170,14 @@ async fn turn(
     let start = Instant::now();
     let outcome = load::run_external(tool, load_cpu, contender.addr(), connections, seconds).await?;
     let elapsed = start.elapsed();
-    let after = contender.server().usage()?;
+    let after = contender.server().usage().with_context(|| format!("{} after its load", contender.kind().name()))?;
     let per_request =
-        |before: Duration, after: Duration| (after - before).as_secs_f64() * 1e6 / outcome.requests as f64;
+        |before: Duration, after: Duration| after.saturating_sub(before).as_secs_f64() * 1e6 / outcome.requests as f64;
     Ok(Turn {
         round,
         user_us: per_request(before.user, after.user),
         system_us: per_request(before.system, after.system),
-        busy: (after.cpu() - before.cpu()).as_secs_f64() / elapsed.as_secs_f64(),
+        busy: after.cpu().saturating_sub(before.cpu()).as_secs_f64() / elapsed.as_secs_f64(),
         rss_mib: after.rss as f64 / f64::from(1 << 20),
         outcome,
     })
