@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::io::AsyncWriteExt;
-use weft_tests::{Client, Options, Upstream, Weft, Wire, pki::Ca, ports, soon, within, yaml};
+use weft_tests::{Client, Options, Upstream, Weft, Wire, pki::Ca, ports, soon, within};
 
 use crate::local;
 
