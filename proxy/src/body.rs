@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use tokio::sync::mpsc;
 
 use crate::{
+    accept::guard::Violation,
     error::{Reason, Refusal},
     exchange::Exchange,
     upstream::pool::Lease,
@@ -105,6 +106,15 @@ impl RequestBody {
     }
 }
 
+/// Why a client's body ended early: the guard may know better than hyper.
+fn broken(error: &hyper::Error) -> Refusal {
+    let io = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    match io.and_then(|io| io.get_ref()).and_then(|inner| inner.downcast_ref::<Violation>()) {
+        Some(violation) => Refusal::new(violation.reason, violation.detail),
+        None => Refusal::new(Reason::BadRequest, "the request's body broke off"),
+    }
+}
+
 fn copy(frame: &Frame<Bytes>) -> Frame<Bytes> {
     match (frame.data_ref(), frame.trailers_ref()) {
         (Some(data), _) => Frame::data(data.clone()),
@@ -139,10 +149,13 @@ impl Body for RequestBody {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
+                let refusal = broken(&error);
                 if let Some(progress) = &this.progress {
-                    progress.failure.set(Some(Reason::BadRequest));
+                    progress.failure.set(Some(refusal.reason));
                 }
-                Poll::Ready(Some(Err(error.into())))
+                // Mirrors must not take what they have for the whole.
+                this.tees.clear();
+                Poll::Ready(Some(Err(refusal.into())))
             }
             Poll::Ready(None) => {
                 if let Some(progress) = &this.progress {

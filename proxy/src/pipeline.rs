@@ -28,7 +28,8 @@ use crate::{
 pub async fn handle(conn: Rc<Conn>, request: Request<Incoming>) -> Result<Response<ReplyBody>, Infallible> {
     let seen = headers::scan(request.headers());
     let mut exchange = Exchange::begin(&conn, &request, seen.grpc);
-    let manner = Manner { grpc: seen.grpc, head: *request.method() == Method::HEAD };
+    let h2 = request.version() == Version::HTTP_2;
+    let manner = Manner { grpc: seen.grpc, method: request.method().clone(), h2 };
     let mut response = match forward(&conn, request, seen, &mut exchange).await {
         Ok((response, lease)) => {
             exchange.answered(response.status().as_u16());
@@ -36,7 +37,7 @@ pub async fn handle(conn: Rc<Conn>, request: Request<Incoming>) -> Result<Respon
         }
         Err(answer) => reply::reply(answer, manner, exchange),
     };
-    if conn.worker.draining.get() {
+    if conn.worker.draining.get() && !h2 {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)

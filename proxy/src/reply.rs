@@ -32,12 +32,14 @@ impl From<Refusal> for Answer {
 }
 
 /// How the client wants to be answered.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Manner {
     /// gRPC: trailers only.
     pub grpc: bool,
-    /// HEAD: no body.
-    pub head: bool,
+    /// HEAD gets no body; a refused CONNECT ends the connection.
+    pub method: Method,
+    /// HTTP/2 has no `Connection`.
+    pub h2: bool,
 }
 
 /// Turns an answer into a response.
@@ -59,8 +61,8 @@ pub fn reply(answer: Answer, manner: Manner, mut exchange: Exchange) -> Response
     let row = refusal.reason.row();
     exchange.record.refused(refusal.reason, refusal.detail.clone());
     let status = if manner.grpc { StatusCode::OK } else { row.status };
-    let closes = closes_connection(refusal.reason);
-    let text = if manner.grpc || manner.head { Bytes::new() } else { body(&refusal) };
+    let closes = !manner.h2 && (manner.method == Method::CONNECT || closes_connection(refusal.reason));
+    let text = if manner.grpc || manner.method == Method::HEAD { Bytes::new() } else { body(&refusal) };
     let mut response = Response::new(ReplyBody::local(text, exchange));
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -83,7 +85,6 @@ pub fn reply(answer: Answer, manner: Manner, mut exchange: Exchange) -> Response
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
     }
     if closes {
-        // HTTP/2 has no such field; hyper takes it out there.
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
@@ -105,9 +106,4 @@ fn percent_encoded(refusal: &Refusal) -> String {
     use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
     const SET: &AsciiSet = &CONTROLS.add(b'%');
     utf8_percent_encode(&format!("{}: {}", refusal.reason, refusal.detail), SET).to_string()
-}
-
-/// Whether a body may follow.
-pub fn is_head(method: &Method) -> bool {
-    *method == Method::HEAD
 }

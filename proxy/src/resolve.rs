@@ -13,19 +13,21 @@ mod tests;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
 use hickory_resolver::{
     Hosts, TokioResolver,
-    config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts},
+    config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts},
     lookup::Lookup,
     net::{NetError, runtime::TokioRuntimeProvider},
     proto::{
         op::Query,
         rr::{IntoName, Name, RecordType},
     },
+    system_conf::parse_resolv_conf,
 };
 use tokio::{runtime::Handle, sync::watch};
 
@@ -77,17 +79,24 @@ pub enum ResolveError {
 pub struct Resolver(Arc<Source>);
 
 enum Source {
-    /// As the system says, and when its configuration was last changed.
-    System(Mutex<Option<(Option<SystemTime>, Arc<TokioResolver>)>>),
+    /// As the system says.
+    System(System),
     /// These servers, and no hosts file.
     Servers(Arc<TokioResolver>),
+}
+
+/// The resolver for the present content of a `resolv.conf`.
+struct System {
+    path: PathBuf,
+    /// With the time of the file's last change.
+    built: Mutex<Option<(Option<SystemTime>, Arc<TokioResolver>)>>,
 }
 
 impl Resolver {
     /// Resolves as the system's configuration says. Cannot fail: without a configuration, names in `/etc/hosts` and
     /// `localhost` still work.
     pub fn new() -> Self {
-        Self(Arc::new(Source::System(Mutex::new(None))))
+        Self(Arc::new(Source::System(System::new(RESOLV_CONF.into()))))
     }
 
     /// Asks only these servers, by UDP and TCP.
@@ -112,14 +121,14 @@ impl Resolver {
         let parsed = name.into_name().map_err(|_| ResolveError::BadName)?;
         let dns = match &*self.0 {
             Source::Servers(resolver) => resolver.clone(),
-            Source::System(cache) => {
+            Source::System(system) => {
                 if let Some(answer) = from_hosts(&parsed).await {
                     return Ok(answer);
                 }
                 if is_localhost(name) {
                     return Ok(Answer { addresses: vec![Ipv4Addr::LOCALHOST.into()], ttl: HOSTS_TTL });
                 }
-                system(cache).map_err(ResolveError::NoServer)?
+                system.resolver().map_err(ResolveError::NoServer)?
             }
         };
         let ask = async {
@@ -226,25 +235,32 @@ fn is_localhost(name: &str) -> bool {
     last.eq_ignore_ascii_case("localhost")
 }
 
-/// The resolver for the present `/etc/resolv.conf`.
-fn system(cache: &Mutex<Option<(Option<SystemTime>, Arc<TokioResolver>)>>) -> Result<Arc<TokioResolver>, NetError> {
-    let changed = std::fs::metadata(RESOLV_CONF).and_then(|file| file.modified()).ok();
-    let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((at, resolver)) = &*cache
-        && *at == changed
-    {
-        return Ok(resolver.clone());
+impl System {
+    fn new(path: PathBuf) -> Self {
+        Self { path, built: Mutex::new(None) }
     }
-    match hickory_resolver::system_conf::read_system_conf().and_then(|(config, options)| build(config, options)) {
-        Ok(resolver) => Ok(cache.insert((changed, Arc::new(resolver))).1.clone()),
-        // It is being written, perhaps: the old one serves until it can be read.
-        Err(error) => cache.as_ref().map(|(_, resolver)| resolver.clone()).ok_or(error),
+
+    fn resolver(&self) -> Result<Arc<TokioResolver>, NetError> {
+        let changed = std::fs::metadata(&self.path).and_then(|file| file.modified()).ok();
+        let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, resolver)) = &*built
+            && *at == changed
+        {
+            return Ok(resolver.clone());
+        }
+        let read = || {
+            let (config, options) = parse_resolv_conf(std::fs::read(&self.path)?)?;
+            build(config, options)
+        };
+        match read() {
+            Ok(resolver) => Ok(built.insert((changed, Arc::new(resolver))).1.clone()),
+            // It is being written, perhaps: the old one serves until it can be read.
+            Err(error) => built.as_ref().map(|(_, resolver)| resolver.clone()).ok_or(error),
+        }
     }
 }
 
 fn build(config: ResolverConfig, mut options: ResolverOpts) -> Result<TokioResolver, NetError> {
-    use hickory_resolver::config::ResolveHosts;
-
     options.use_hosts_file = ResolveHosts::Never;
     (options.positive_min_ttl, options.positive_max_ttl) = (Some(TTL.0), Some(TTL.1));
     // A name that appears is seen at the next attempt.

@@ -71,13 +71,10 @@ impl Rank {
 impl Ord for Rank {
     /// A route without a timestamp is younger than any with one.
     fn cmp(&self, other: &Self) -> Ordering {
-        (self.created.is_none(), &self.created, &self.route, self.rule, self.position).cmp(&(
-            other.created.is_none(),
-            &other.created,
-            &other.route,
-            other.rule,
-            other.position,
-        ))
+        fn key(rank: &Rank) -> impl Ord {
+            (rank.created.is_none(), &rank.created, &rank.route, rank.rule, rank.position)
+        }
+        key(self).cmp(&key(other))
     }
 }
 

@@ -25,7 +25,7 @@ use tokio::{
 use crate::{
     accept::{
         detect::{Detected, detect},
-        guard::{Guard, Limits as GuardLimits, linger},
+        guard::{Guard, Limits as GuardLimits, Phase, linger},
         rewind::Rewind,
     },
     conn::{Conn, Order, Tls},
@@ -139,6 +139,8 @@ where
         }
     })
     .await;
+    // hyper closes a connection whose request it has not read to its end; the client should still see the response.
+    let unread = handle.phase() == Phase::Body;
     let parts = served.into_parts();
     let mut io = parts.io.into_inner();
     if let Some(tunnel) = conn.tunnel.take() {
@@ -147,6 +149,8 @@ where
     }
     if let Some(violation) = handle.violation() {
         refused(conn, violation.reason);
+    }
+    if handle.violation().is_some() || (unread && ended.is_ok()) {
         linger(&mut io, LINGER.1, LINGER.0).await;
     }
     Ok(ended?)

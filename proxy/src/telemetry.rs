@@ -21,6 +21,8 @@ use crate::{endpoint::Endpoint, error::Reason};
 pub mod access;
 pub mod context;
 pub mod export;
+#[cfg(test)]
+mod fixture;
 pub mod metrics;
 pub mod names;
 pub mod sampler;

@@ -17,7 +17,7 @@ use crate::{Client, Reply, eventually, metrics::Metrics, ports};
 /// How long a start may take: debug builds on a shared machine are slow.
 const START: Duration = Duration::from_secs(30);
 
-/// A running `weft proxy`. Killed, by its own id, when dropped.
+/// A running `weft proxy`. Killed, by its own id, when dropped. Not pinned: many of them share the cores.
 pub struct Weft {
     child: Mutex<Child>,
     pub pid: u32,
@@ -80,7 +80,7 @@ impl Weft {
         command
             .args(["proxy", "--config"])
             .arg(&path)
-            .args(["--admin", &admin.to_string(), "--workers", &options.workers.to_string()])
+            .args(["--admin", &admin.to_string(), "--workers", &options.workers.to_string(), "--no-pin"])
             .args(&options.args)
             .envs(options.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
@@ -139,7 +139,8 @@ impl Weft {
     }
 
     pub async fn try_admin(&self, path: &str) -> Result<Reply, String> {
-        Client::h1(self.admin).await?.get("admin", path).await
+        // By this name: the admin port refuses others, against DNS rebinding.
+        Client::h1(self.admin).await?.get("localhost", path).await
     }
 
     pub async fn admin(&self, path: &str) -> Reply {

@@ -123,6 +123,11 @@ impl Wire {
         std::mem::take(&mut self.buffer)
     }
 
+    /// What has been read from the socket but not used yet.
+    pub fn take_buffer(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.buffer)
+    }
+
     /// Everything until the connection ends or nothing has come for `idle`.
     pub async fn read_to_end_or_idle(&mut self, idle: Duration) -> Vec<u8> {
         while matches!(tokio::time::timeout(idle, self.fill()).await, Ok(true)) {}

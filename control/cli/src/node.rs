@@ -23,14 +23,8 @@ use crate::{
     validate,
 };
 
-/// What [`run`] tells its caller once traffic is served.
-pub struct Running {
-    /// Where the admin server listens.
-    pub admin: Option<SocketAddr>,
-}
-
 /// Runs a node from files until SIGTERM, SIGINT or a drain. `started` is called once it serves.
-pub fn run(options: Options, paths: Vec<PathBuf>, started: impl FnOnce(Running)) -> Done {
+pub fn run(options: Options, paths: Vec<PathBuf>, started: impl FnOnce()) -> Done {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .thread_name("control")
@@ -42,7 +36,7 @@ pub fn run(options: Options, paths: Vec<PathBuf>, started: impl FnOnce(Running))
     done
 }
 
-async fn serve(options: Options, paths: Vec<PathBuf>, started: impl FnOnce(Running)) -> Done {
+async fn serve(options: Options, paths: Vec<PathBuf>, started: impl FnOnce()) -> Done {
     raise_descriptor_limit();
     let failed = |error: std::io::Error| Failure::new(Exit::Failed, error);
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
@@ -84,7 +78,7 @@ async fn serve(options: Options, paths: Vec<PathBuf>, started: impl FnOnce(Runni
     let ports = app.ports().map(|port| port.to_string()).collect::<Vec<_>>().join(", ");
     let admin_text = admin_bound.map_or_else(|| "off".into(), |address| format!("http://{address}"));
     tracing::info!(node, workers, ports, admin = admin_text, "serving; {summary}");
-    started(Running { admin: admin_bound });
+    started();
 
     loop {
         tokio::select! {

@@ -96,7 +96,7 @@ impl NodeArgs {
 
 /// Runs the proxy.
 pub fn run(args: Args) -> Done {
-    node::run(args.node.options(), args.config, |_| {})
+    node::run(args.node.options(), args.config, || {})
 }
 
 fn time(text: &str) -> Result<Duration, String> {

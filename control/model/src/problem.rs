@@ -33,6 +33,13 @@ impl Source {
         self.snippet.inner()
     }
 
+    /// The text of a line, counted from 1.
+    pub(crate) fn line(&self, line: usize) -> &str {
+        let start = self.lines.get(line.saturating_sub(1)).copied().unwrap_or(0);
+        let end = self.lines.get(line).copied().unwrap_or(self.text().len());
+        self.text().get(start..end).unwrap_or_default()
+    }
+
     /// Line and column of a byte offset, both counted from 1, the column in characters.
     pub(crate) fn position(&self, offset: usize) -> (usize, usize) {
         let line = self.lines.partition_point(|start| *start <= offset).max(1);
@@ -276,6 +283,11 @@ impl Sink {
         } else {
             self.left_off.set(self.left_off.get() + 1);
         }
+    }
+
+    /// Whether further problems would only be counted.
+    pub(crate) fn is_full(&self) -> bool {
+        self.list.borrow().len() >= MOST
     }
 
     pub(crate) fn len(&self) -> usize {

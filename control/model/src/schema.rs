@@ -194,6 +194,11 @@ impl Check<'_> {
             self.report(node.span, "invalid-value", message, None);
             return None;
         }
+        if let Some(most) = schema.get("maxItems").and_then(Json::as_u64).filter(|most| items.len() as u64 > *most) {
+            let message = format!("{} has {} entries; {most} are the most", self.subject(), items.len());
+            self.report(node.span, "invalid-value", message, None);
+            return None;
+        }
         let schema = schema.get("items").unwrap_or(&Json::Null);
         let mut checked = Vec::with_capacity(items.len());
         self.path.push("[]".into());

@@ -117,6 +117,10 @@ pub(crate) struct Documents {
 pub(crate) fn parse(source: &Arc<Source>, sink: &Sink) -> Documents {
     let mut documents = Documents::default();
     for chunk in chunks(source.text()) {
+        if sink.is_full() {
+            documents.unreadable = true;
+            break;
+        }
         let before = sink.len();
         let mut builder = Builder::new(source, sink, chunk);
         if builder.run().is_none() {
@@ -323,10 +327,9 @@ impl<'a> Builder<'a> {
     }
 
     fn syntax(&mut self, span: Span, info: &str) {
-        let text = self.source.text();
         let (line, _) = self.source.position(span.start);
-        let written = text.lines().nth(line - 1).unwrap_or_default();
-        let indent: String = written.chars().take_while(|c| c.is_whitespace()).collect();
+        let written = self.source.line(line);
+        let indent = &written[..written.len() - written.trim_start().len()];
         let hint = if indent.contains('\t') || info.contains("tab") {
             Some("YAML is indented with spaces; replace the tabs of this line".to_owned())
         } else if info.contains("mapping values are not allowed") {

@@ -542,6 +542,22 @@ fn a_flood_of_problems_is_cut_off() {
 }
 
 #[test]
+fn lists_do_not_grow_without_end() {
+    let listeners: Vec<String> = (1..=65).map(|i| format!("{{name: l{i}, port: {i}, protocol: TCP}}")).collect();
+    let found = problems(&gateway(&listeners.join("\n  - ")));
+    assert_eq!(found.iter().next().unwrap().message, "\"listeners\" has 65 entries; 64 are the most");
+    let text = ours("Service", "ports: [{port: 80}]\n  endpoints: [{address: A.b, port: 1}, {address: a.b, port: 1}]");
+    let found = problems(&text);
+    assert_eq!(found.iter().next().unwrap().message, "endpoint a.b port 1 is listed twice");
+}
+
+#[test]
+fn a_flood_of_broken_documents_ends_soon() {
+    let found = problems(&"---\na: [\n".repeat(500_000));
+    assert_eq!(found.iter().count(), 1000);
+}
+
+#[test]
 fn anchors_and_merge_keys_are_understood() {
     let text = ours("Service", "ports: [&p {port: 80, name: a}, {<<: *p, port: 81, name: b}]");
     let checked = load_str("a.yaml", &text, Options::default()).unwrap();

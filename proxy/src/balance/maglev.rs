@@ -107,6 +107,14 @@ mod tests {
     }
 
     #[test]
+    fn the_order_of_the_configuration_does_not_matter() {
+        let names: Vec<String> = (0..10).map(|n| format!("10.0.0.{n}:80")).collect();
+        let turned: Vec<String> = names.iter().rev().cloned().collect();
+        let (one, other) = (table(&names), table(&turned));
+        assert!(one.slots.iter().zip(&other.slots).all(|(a, b)| names[usize::from(*a)] == turned[usize::from(*b)]));
+    }
+
+    #[test]
     fn few_keys_move_when_one_leaves() {
         let names: Vec<String> = (0..10).map(|n| format!("10.0.0.{n}:80")).collect();
         let mut rest = names.clone();

@@ -190,6 +190,21 @@ fn shares_follow_weights_under_load() {
 }
 
 #[test]
+fn shares_follow_weights_when_there_is_little_to_do() {
+    // Two requests a second, one after the other: what is picked less often has always decayed further.
+    let mut world = World::new(&[1, 9]);
+    let balancer = world.balancer(BalancerKind::PeakEwma);
+    let mut light = 0_u32;
+    for _ in 0..20_000 {
+        let picked = world.pick(&balancer, &[]).unwrap();
+        light += u32::from(picked == 0);
+        world.now += Duration::from_millis(500);
+        world.set.endpoints[picked].latency.observe(Duration::from_millis(5), world.now);
+    }
+    assert_shares("light", &[f64::from(light) / 20_000.0], &[0.1], 0.01);
+}
+
+#[test]
 fn a_slow_endpoint_gets_little() {
     #[rustfmt::skip]
     let table: [(BalancerKind, &[u32], f64); 4] = [

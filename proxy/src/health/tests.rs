@@ -338,3 +338,64 @@ fn the_host_is_a_name_where_there_is_one() {
         assert_eq!(authority(&endpoint, tls), expect);
     }
 }
+
+#[tokio::test]
+async fn tls_is_verified_and_alpn_decides() {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(["shop.test".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate.der().clone()).unwrap();
+    let mut client = rustls::ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let client = Arc::new(client);
+    for http2 in [false, true] {
+        let key = rustls_pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let mut server = rustls::ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .unwrap();
+        server.alpn_protocols = vec![if http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
+        // TLS in front of an ordinary server.
+        let behind = Server::new(http2, Mode::Status(200)).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, to) = (listener.local_addr().unwrap(), behind.address);
+        let mut front = JoinSet::new();
+        front.spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let acceptor = acceptor.clone();
+                connections.spawn(async move {
+                    let Ok(mut outer) = acceptor.accept(stream).await else { return };
+                    let mut inner = tokio::net::TcpStream::connect(to).await.unwrap();
+                    let _ = tokio::io::copy_bidirectional(&mut outer, &mut inner).await;
+                });
+            }
+        });
+        for (name, health, why) in [("shop.test", Health::Healthy, "passed"), ("other.test", Health::Unhealthy, "TLS")]
+        {
+            let (sender, mut reports) = unbounded_channel();
+            let on_change: OnChange = Arc::new(move |endpoint, health, why| {
+                let _ = sender.send((endpoint.id, health, why.to_owned()));
+            });
+            // What the service declares comes second.
+            let protocol = if http2 { AppProtocol::Http } else { AppProtocol::Http2 };
+            let tls = Some((client.clone(), ServerName::try_from(name).unwrap()));
+            let mut spec = spec(Probe::Http("/up".into()));
+            spec.timeout = Duration::from_secs(5);
+            let _checker = Checker::start(&Handle::current(), spec, vec![endpoint(address)], protocol, tls, on_change);
+            expect(&mut reports, health, why).await;
+        }
+        let (version, uri, ..) = behind.seen.lock().unwrap().clone().unwrap();
+        assert_eq!(version, if http2 { Version::HTTP_2 } else { Version::HTTP_11 });
+        assert_eq!(uri, if http2 { format!("https://{address}/up") } else { "/up".to_owned() });
+    }
+}

@@ -206,6 +206,35 @@ async fn localhost_needs_no_server() {
     assert!(!is_localhost("localhost.example") && !is_localhost("notlocalhost") && !is_localhost(""));
 }
 
+#[tokio::test]
+async fn resolv_conf_may_be_absent_and_may_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("resolv.conf");
+    let source = System::new(path.clone());
+    assert!(source.resolver().is_err());
+    let resolver = Resolver(Arc::new(Source::System(System::new(path.clone()))));
+    assert!(matches!(resolver.resolve("shop.test").await, Err(ResolveError::NoServer(_))));
+    assert!(resolver.resolve("localhost").await.is_ok());
+
+    let write = |text: &str, seconds: u64| {
+        std::fs::write(&path, text).unwrap();
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).unwrap();
+    };
+    write("nameserver 192.0.2.1\noptions ndots:5\n", 1);
+    let first = source.resolver().unwrap();
+    assert_eq!(first.options().ndots, 5);
+    assert!(Arc::ptr_eq(&first, &source.resolver().unwrap()));
+    write("nameserver 192.0.2.2\noptions ndots:2\n", 2);
+    let second = source.resolver().unwrap();
+    assert_eq!(second.options().ndots, 2);
+    // Damaged or gone: what there was.
+    write("", 3);
+    assert!(Arc::ptr_eq(&second, &source.resolver().unwrap()));
+    std::fs::remove_file(&path).unwrap();
+    assert!(Arc::ptr_eq(&second, &source.resolver().unwrap()));
+}
+
 #[test]
 fn waits_grow_and_are_spread() {
     let mut rng = fastrand::Rng::with_seed(1);

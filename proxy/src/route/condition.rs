@@ -8,13 +8,13 @@ use http::{
     header::{self, HeaderName},
 };
 use percent_encoding::percent_decode;
-use regex::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
+use regex::{Regex, RegexSet, RegexSetBuilder};
 use weft_model::config::{HttpMatch, NamedMatch, ValueMatch};
 
 use super::RouteError;
 
-/// Largest compiled form of one expression in bytes: enough for any sensible one, and `(\w{500}){500}` is refused.
-const REGEX_SIZE: usize = 1 << 20;
+/// Largest compiled form of one expression in bytes. The default of `regex`, and so what validation lets pass.
+const REGEX_SIZE: usize = 10 << 20;
 
 /// Compiles each expression once, however many rules use it.
 #[derive(Debug, Default)]
@@ -28,10 +28,8 @@ impl Compiler {
         if let Some(regex) = self.known.get(pattern) {
             return Ok(regex.clone());
         }
-        let regex = RegexBuilder::new(&anchored(pattern)?)
-            .size_limit(REGEX_SIZE)
-            .build()
-            .map_err(|source| RouteError::Regex { pattern: pattern.into(), source })?;
+        let regex =
+            Regex::new(&anchored(pattern)?).map_err(|source| RouteError::Regex { pattern: pattern.into(), source })?;
         self.known.insert(pattern.into(), regex.clone());
         Ok(regex)
     }
@@ -48,10 +46,7 @@ impl Compiler {
 
 /// `pattern` for a match of the whole text. It has to be valid by itself, so that `a)|(b` cannot leave the group.
 fn anchored(pattern: &str) -> Result<String, RouteError> {
-    RegexBuilder::new(pattern)
-        .size_limit(REGEX_SIZE)
-        .build()
-        .map_err(|source| RouteError::Regex { pattern: pattern.into(), source })?;
+    Regex::new(pattern).map_err(|source| RouteError::Regex { pattern: pattern.into(), source })?;
     Ok(format!(r"\A(?:{pattern})\z"))
 }
 

@@ -61,8 +61,7 @@ impl<V> HostMap<V> {
 /// A set of lengths in bytes: tells which hash look-ups can succeed at all.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Lengths {
-    words: SmallVec<[u64; 4]>,
-    max: usize,
+    words: SmallVec<[u64; 2]>,
 }
 
 impl Lengths {
@@ -72,7 +71,6 @@ impl Lengths {
             self.words.resize(word + 1, 0);
         }
         self.words[word] |= 1 << (length % 64);
-        self.max = self.max.max(length);
     }
 
     #[inline]
@@ -80,8 +78,11 @@ impl Lengths {
         self.words.get(length / 64).is_some_and(|word| word >> (length % 64) & 1 == 1)
     }
 
+    /// The longest; 0 when there is none.
+    #[inline]
     pub(crate) fn max(&self) -> usize {
-        self.max
+        // The last word was added for a length in it, so it is not 0.
+        self.words.last().map_or(0, |last| self.words.len() * 64 - 1 - last.leading_zeros() as usize)
     }
 }
 

@@ -16,14 +16,22 @@ pub(crate) type Bucket = Range<u32>;
 /// From so many different expressions on, one pass over the path for all of them replaces one pass each.
 const SET_FROM: usize = 5;
 
+/// Small on purpose: with thousands of hostnames the look-up costs what it costs to fetch this.
 #[derive(Debug, Default)]
 pub(crate) struct PathIndex {
-    exact: HashMap<Box<str>, Bucket>,
-    regexes: Option<Box<Regexes>>,
-    /// Without trailing `/`, and without the root.
-    prefixes: HashMap<Box<str>, Bucket>,
-    prefix_lengths: Lengths,
+    /// Exact paths, and prefixes without their trailing `/`; the root is not among them as a prefix.
+    paths: HashMap<Box<str>, Buckets>,
+    /// Of the keys of `paths`.
+    lengths: Lengths,
     root: Bucket,
+    regexes: Option<Box<Regexes>>,
+}
+
+/// What there is for one path; a bucket is empty when there is no match of its kind.
+#[derive(Debug, Default)]
+struct Buckets {
+    exact: Bucket,
+    prefix: Bucket,
 }
 
 /// The regular expressions of one hostname, in order of precedence.
@@ -43,7 +51,7 @@ enum Patterns {
 
 impl PathIndex {
     pub(crate) fn exact(&mut self, path: &str, bucket: Bucket) {
-        self.exact.insert(path.into(), bucket);
+        self.buckets(path).exact = bucket;
     }
 
     /// `path` is empty for the root, and never ends with `/`.
@@ -51,9 +59,13 @@ impl PathIndex {
         if path.is_empty() {
             self.root = bucket;
         } else {
-            self.prefix_lengths.insert(path.len());
-            self.prefixes.insert(path.into(), bucket);
+            self.buckets(path).prefix = bucket;
         }
+    }
+
+    fn buckets(&mut self, path: &str) -> &mut Buckets {
+        self.lengths.insert(path.len());
+        self.paths.entry(path.into()).or_default()
     }
 
     /// The one bucket of all regular expressions; `patterns` names the expression of each of its entries.
@@ -86,9 +98,9 @@ impl PathIndex {
     /// Offers every bucket whose path match fits `path` in order of precedence, until `visit` returns something.
     #[inline]
     pub(crate) fn search<R>(&self, path: &str, mut visit: impl FnMut(Bucket, PrefixLen) -> Option<R>) -> Option<R> {
-        if !self.exact.is_empty()
-            && let Some(bucket) = self.exact.get(path)
-            && let Some(result) = visit(bucket.clone(), PrefixLen(path.len()))
+        let whole = self.get(path);
+        if let Some(buckets) = whole
+            && let Some(result) = visit(buckets.exact.clone(), PrefixLen(path.len()))
         {
             return Some(result);
         }
@@ -97,30 +109,36 @@ impl PathIndex {
         {
             return Some(result);
         }
-        if !self.prefixes.is_empty()
-            && let Some(result) = self.search_prefixes(path, &mut visit)
+        if let Some(buckets) = whole
+            && let Some(result) = visit(buckets.prefix.clone(), PrefixLen(path.len()))
         {
             return Some(result);
         }
-        if self.root.is_empty() || !path.starts_with('/') {
-            return None;
+        if let Some(result) = self.search_parents(path, &mut visit) {
+            return Some(result);
         }
-        visit(self.root.clone(), PrefixLen(0))
+        if path.starts_with('/') { visit(self.root.clone(), PrefixLen(0)) } else { None }
     }
 
-    /// Longest first. Looks only where a segment ends, and hashes only where a prefix of that length exists.
-    fn search_prefixes<R>(&self, path: &str, visit: &mut impl FnMut(Bucket, PrefixLen) -> Option<R>) -> Option<R> {
+    /// Hashes only when there is something of that length.
+    #[inline]
+    fn get(&self, path: &str) -> Option<&Buckets> {
+        if self.lengths.contains(path.len()) { self.paths.get(path) } else { None }
+    }
+
+    /// The prefixes that are shorter than the path, the longest first, looked up only where a segment ends.
+    #[inline]
+    fn search_parents<R>(&self, path: &str, visit: &mut impl FnMut(Bucket, PrefixLen) -> Option<R>) -> Option<R> {
         let bytes = path.as_bytes();
-        let longest = self.prefix_lengths.max();
-        let mut end = if bytes.len() <= longest { bytes.len() } else { memchr::memrchr(b'/', &bytes[..=longest])? };
-        while end > 0 {
-            if self.prefix_lengths.contains(end)
-                && let Some(bucket) = self.prefixes.get(&path[..end])
-                && let Some(result) = visit(bucket.clone(), PrefixLen(end))
+        // The slash that ends the longest prefix stands just behind it.
+        let mut rest = &bytes[..bytes.len().min(self.lengths.max() + 1)];
+        while let Some(end) = memchr::memrchr(b'/', rest).filter(|&end| end > 0) {
+            if let Some(buckets) = self.get(&path[..end])
+                && let Some(result) = visit(buckets.prefix.clone(), PrefixLen(end))
             {
                 return Some(result);
             }
-            end = memchr::memrchr(b'/', &bytes[..end])?;
+            rest = &bytes[..end];
         }
         None
     }

@@ -8,9 +8,9 @@ use std::{borrow::Cow, fmt::Write, sync::Arc};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode, header,
-    uri::{Authority, InvalidUri, PathAndQuery},
+    uri::{InvalidUri, PathAndQuery},
 };
-use weft_model::config::{HeaderModifier, PathModifier, Redirect, Rewrite};
+use weft_model::config::{HeaderModifier, PathModifier, Redirect};
 
 use super::{
     PrefixLen,
@@ -96,39 +96,6 @@ impl PathRewrite {
     }
 }
 
-/// A checked [`Rewrite`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CompiledRewrite {
-    /// The new `host`, and the same as `:authority`.
-    pub host: Option<(HeaderValue, Authority)>,
-    /// The new path.
-    pub path: Option<PathRewrite>,
-}
-
-impl CompiledRewrite {
-    /// # Errors
-    /// When the hostname or the path is not one.
-    pub fn new(rewrite: &Rewrite) -> Result<Self, RewriteError> {
-        let host = match rewrite.hostname.as_ref().map(hostname).transpose()? {
-            None => None,
-            Some(host) => match (HeaderValue::from_str(&host), Authority::try_from(&*host)) {
-                (Ok(value), Ok(authority)) => Some((value, authority)),
-                _ => return Err(RewriteError::Host { host, source: HostError::Character }),
-            },
-        };
-        Ok(Self { host, path: rewrite.path.as_ref().map(PathRewrite::new).transpose()? })
-    }
-}
-
-/// A configured hostname, which has no port.
-fn hostname(written: &Arc<str>) -> Result<Arc<str>, RewriteError> {
-    match host_of(written) {
-        Ok((host, None)) => Ok(host.into()),
-        Ok((_, Some(_))) => Err(RewriteError::Host { host: written.clone(), source: HostError::Port }),
-        Err(source) => Err(RewriteError::Host { host: written.clone(), source }),
-    }
-}
-
 /// The request target for the upstream: the path, rewritten if there is something to rewrite, and the query as it
 /// came.
 ///
@@ -184,6 +151,15 @@ impl Scheme {
             Self::Http => 80,
             Self::Https => 443,
         }
+    }
+}
+
+/// A configured hostname, which has no port.
+fn hostname(written: &Arc<str>) -> Result<Arc<str>, RewriteError> {
+    match host_of(written) {
+        Ok((host, None)) => Ok(host.into()),
+        Ok((_, Some(_))) => Err(RewriteError::Host { host: written.clone(), source: HostError::Port }),
+        Err(source) => Err(RewriteError::Host { host: written.clone(), source }),
     }
 }
 
@@ -322,19 +298,8 @@ impl CompiledModifier {
 }
 
 fn modifiable(name: &Arc<str>) -> Result<HeaderName, RewriteError> {
-    const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-    const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
     let header = HeaderName::try_from(&**name).map_err(|_| RewriteError::Header(name.clone()))?;
-    let framing = [
-        header::CONNECTION,
-        header::CONTENT_LENGTH,
-        header::TE,
-        header::TRAILER,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-    ];
+    let framing = [header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
     if framing.contains(&header) { Err(RewriteError::Framing(header)) } else { Ok(header) }
 }
 

@@ -288,6 +288,7 @@ fn ranks_are_ordered_as_gateway_api_says() {
         rank(Some("2021-01-01T00:00:00Z"), "a", "a", 0, 0),
         // As text `-` sorts before `/`.
         rank(None, "a-b", "c", 9, 0),
+        rank(None, "a", "a", 0, 0),
         rank(None, "a", "a", 0, 1),
         rank(None, "a", "a", 1, 0),
         rank(None, "a", "b", 0, 0),

@@ -55,6 +55,7 @@ mod tests {
     #[test]
     fn nothing_has_a_weight() {
         assert_eq!(Weighted::<u8>::new([]).pick(7), None);
+        assert_eq!(Weighted::new([(0, 'a')]).pick(7), None);
         let none = Weighted::new([(0, 'a'), (0, 'b')]);
         assert_eq!((none.pick(0), none.pick(u64::MAX), none.total()), (None, None, 0));
     }

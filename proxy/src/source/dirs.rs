@@ -34,8 +34,6 @@ const RECHECK: Duration = Duration::from_secs(15);
 const MAX_LINKS: usize = 40;
 /// Entries of one directory that are looked at.
 const MAX_ENTRIES: usize = 10_000;
-/// Nesting of directories.
-const MAX_DEPTH: usize = 8;
 
 /// A watch on the directories of a set of paths.
 pub struct DirWatch {
@@ -87,13 +85,13 @@ impl DirWatch {
         Self { watcher: None, shared: Arc::default(), watched: BTreeSet::new(), idle: interval, poll: interval }
     }
 
-    /// Watches exactly these files and directories (with what is in them). Called again after every change, because a
+    /// Watches exactly these files and directories (with the files in them). Called again after every change, because a
     /// changed symbolic link leads to other directories. What happens from now on makes [`DirWatch::changed`] return.
     pub fn watch<P: AsRef<Path>>(&mut self, paths: impl IntoIterator<Item = P>) {
         let mut interests = Interests::new();
         for path in paths {
             if let Ok(path) = std::path::absolute(path) {
-                walk(&path, &mut interests, MAX_DEPTH, MAX_LINKS);
+                walk(&path, &mut interests, true, MAX_LINKS);
             }
         }
         let wanted: BTreeSet<PathBuf> = interests.keys().cloned().collect();
@@ -184,8 +182,9 @@ fn is_relevant(interests: &Interests, path: &Path) -> bool {
     interests.contains_key(path) || in_parent().unwrap_or(false)
 }
 
-/// Follows `path` step by step and notes each directory and name on which the result depends.
-fn walk(path: &Path, interests: &mut Interests, depth: usize, links: usize) {
+/// Follows `path` step by step and notes each directory and name on which the result depends. `inside`: if it is a
+/// directory, its content matters too.
+fn walk(path: &Path, interests: &mut Interests, inside: bool, links: usize) {
     let mut here = PathBuf::new();
     let mut steps = path.components();
     while let Some(step) = steps.next() {
@@ -207,7 +206,7 @@ fn walk(path: &Path, interests: &mut Interests, depth: usize, links: usize) {
                         note(interests, &here, name);
                         let Some(left) = links.checked_sub(1) else { return };
                         if let Ok(target) = fs::read_link(&next) {
-                            walk(&here.join(target).join(steps.as_path()), interests, depth, left);
+                            walk(&here.join(target).join(steps.as_path()), interests, inside, left);
                         }
                         return;
                     }
@@ -219,8 +218,8 @@ fn walk(path: &Path, interests: &mut Interests, depth: usize, links: usize) {
     let (Some(parent), Some(name)) = (here.parent(), here.file_name()) else { return };
     note(interests, parent, name);
     if here.is_dir() {
-        if depth > 0 {
-            walk_directory(&here, interests, depth - 1);
+        if inside {
+            walk_directory(&here, interests);
         }
     } else if let (Some(above), Some(name)) = (parent.parent(), parent.file_name()) {
         // The directory itself may be replaced.
@@ -228,19 +227,15 @@ fn walk(path: &Path, interests: &mut Interests, depth: usize, links: usize) {
     }
 }
 
-/// Everything in a directory matters, and what its links and subdirectories lead to.
-fn walk_directory(path: &Path, interests: &mut Interests, depth: usize) {
-    // `path` has no links left in it: having been here before means that links lead in a circle.
-    if interests.insert(path.to_owned(), None) == Some(None) {
-        return;
-    }
+/// Every name in a directory matters, and what its links lead to. Directories inside are not searched.
+fn walk_directory(path: &Path, interests: &mut Interests) {
+    interests.insert(path.to_owned(), None);
     let Ok(entries) = fs::read_dir(path) else { return };
     for entry in entries.take(MAX_ENTRIES).flatten() {
-        let Ok(kind) = entry.file_type() else { continue };
         // Hidden ones are editors' and Kubernetes' own; a visible link leads into them if they matter.
         let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
-        if !hidden && (kind.is_dir() || kind.is_symlink()) {
-            walk(&entry.path(), interests, depth, MAX_LINKS);
+        if !hidden && entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
+            walk(&entry.path(), interests, false, MAX_LINKS);
         }
     }
 }
@@ -261,7 +256,7 @@ mod tests {
 
     fn interests(path: &Path) -> Interests {
         let mut interests = Interests::new();
-        walk(path, &mut interests, MAX_DEPTH, MAX_LINKS);
+        walk(path, &mut interests, true, MAX_LINKS);
         interests
     }
 
@@ -303,10 +298,48 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         symlink("b", folder.path().join("a")).unwrap();
         symlink("a", folder.path().join("b")).unwrap();
-        for name in 0..50 {
-            symlink(".", folder.path().join(format!("self{name}"))).unwrap();
-        }
+        symlink(".", folder.path().join("self")).unwrap();
         interests(&folder.path().join("a"));
         interests(folder.path());
+    }
+
+    async fn happens(dirs: &mut DirWatch) -> bool {
+        tokio::time::timeout(Duration::from_millis(300), dirs.changed()).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn reading_and_other_names_are_no_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.yaml");
+        fs::write(&path, "one").unwrap();
+        let mut dirs = DirWatch::new();
+        dirs.watch([&path]);
+        fs::read(&path).unwrap();
+        fs::write(folder.path().join("b.yaml"), "other").unwrap();
+        assert!(!happens(&mut dirs).await);
+        fs::write(&path, "two").unwrap();
+        assert!(happens(&mut dirs).await);
+        assert!(!happens(&mut dirs).await, "once");
+    }
+
+    #[tokio::test]
+    async fn changes_that_go_on_are_reported_now_and_then() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.yaml");
+        let mut dirs = DirWatch::new();
+        dirs.watch([&path]);
+        let writer = std::thread::spawn(move || {
+            for number in 0..100 {
+                fs::write(&path, number.to_string()).unwrap();
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        });
+        let mut reports = 0;
+        while happens(&mut dirs).await {
+            reports += 1;
+        }
+        writer.join().unwrap();
+        // Over 200 ms: a report every 50 ms, a few more when the machine is busy, but not one for each write.
+        assert!((2..30).contains(&reports), "{reports}");
     }
 }

@@ -6,7 +6,7 @@
 //! different [`Update`]s. A file that vanished is bad, not empty.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs,
     hash::{DefaultHasher, Hash, Hasher},
     io::Read,
@@ -25,8 +25,6 @@ use super::dirs::DirWatch;
 
 /// An empty or missing file is most likely about to be written: so long is waited before it is believed.
 const GRACE: Duration = Duration::from_millis(250);
-/// Nesting of directories, as far as changes in them are noticed.
-const MAX_DEPTH: usize = 8;
 
 /// Turns files into a configuration.
 pub trait Load: Send + Sync + 'static {
@@ -183,7 +181,7 @@ impl Fingerprint {
     fn of(paths: &[PathBuf]) -> Self {
         let mut files = BTreeMap::new();
         for path in paths {
-            collect(path, &mut files, &mut BTreeSet::new(), MAX_DEPTH);
+            collect(path, &mut files);
         }
         let mut hasher = DefaultHasher::new();
         let gaps = files.values().filter(|content| content.is_none()).count();
@@ -192,28 +190,22 @@ impl Fingerprint {
     }
 }
 
-/// Hash of each file's content; `None` for a gap. What is no configuration (hidden, other extensions) is left out in
-/// directories, so that an editor's swap file is no change.
-fn collect(path: &Path, files: &mut BTreeMap<PathBuf, Option<u64>>, visited: &mut BTreeSet<PathBuf>, depth: usize) {
-    let Ok(meta) = fs::metadata(path) else {
-        files.insert(path.to_owned(), None);
-        return;
-    };
-    if !meta.is_dir() {
-        files.insert(path.to_owned(), content(path, &meta));
-        return;
-    }
-    // Links may lead in a circle.
-    if path.canonicalize().is_ok_and(|real| !visited.insert(real)) {
+/// Hash of each file's content; `None` for a gap. What is no configuration in a directory (hidden, other extensions,
+/// directories) is left out, so that an editor's swap file is no change.
+fn collect(path: &Path, files: &mut BTreeMap<PathBuf, Option<u64>>) {
+    let meta = fs::metadata(path).ok();
+    if !meta.as_ref().is_some_and(fs::Metadata::is_dir) {
+        files.insert(path.to_owned(), meta.and_then(|meta| content(path, &meta)));
         return;
     }
     let before = files.len();
     for entry in fs::read_dir(path).into_iter().flatten().flatten() {
-        let path = entry.path();
+        let file = entry.path();
         let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
-        let wanted = path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
-        if !hidden && (wanted || path.is_dir()) && depth > 0 {
-            collect(&path, files, visited, depth - 1);
+        let wanted = file.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
+        if wanted && !hidden && !file.is_dir() {
+            let content = fs::metadata(&file).ok().and_then(|meta| content(&file, &meta));
+            files.insert(file, content);
         }
     }
     if files.len() == before {

@@ -177,7 +177,8 @@ struct Link {
 impl Task {
     async fn run(mut self, mut stopped: oneshot::Receiver<()>) {
         let mut destination = self.queues.destination.subscribe();
-        destination.mark_changed();
+        let current = destination.borrow_and_update().clone();
+        self.link = current.and_then(|destination| Link::new(destination, &self.resource));
         let queues = Arc::clone(&self.queues);
         loop {
             let quiet = !self.collect() && self.pending.is_empty() && {

@@ -29,7 +29,6 @@ struct Stage<U> {
     weft: Weft,
     upstream: U,
     addr: SocketAddr,
-    port: u16,
 }
 
 impl Stage<Upstream> {
@@ -54,7 +53,7 @@ impl<U> Stage<U> {
     async fn new(upstream: U, protocol: &str, addr: fn(&U) -> SocketAddr) -> Self {
         let port = ports::free();
         let weft = Weft::start(&yaml::simple(port, protocol, addr(&upstream))).await;
-        Self { weft, upstream, addr: local(port), port }
+        Self { weft, upstream, addr: local(port) }
     }
 
     /// With a TrafficPolicy on the service.
@@ -62,7 +61,7 @@ impl<U> Stage<U> {
         let port = ports::free();
         let config = yaml::docs(&[yaml::simple(port, protocol, addr(&upstream)), yaml::policy("app", spec)]);
         let weft = Weft::start(&config).await;
-        Self { weft, upstream, addr: local(port), port }
+        Self { weft, upstream, addr: local(port) }
     }
 
     async fn wire(&self) -> Wire {

@@ -1,5 +1,7 @@
 //! `GRPCRoute`: the same rules as an HTTPRoute, with paths made of service and method.
 
+use std::collections::HashSet;
+
 use super::{
     at::At,
     filters,
@@ -14,9 +16,10 @@ pub(super) fn grpc(at: At<'_>, key: &Key, written: &written::GrpcRouteSpec) -> H
     let hostnames = route::hostnames(at, &written.hostnames);
     let parents = route::parents(at, &written.parent_refs, &hostnames);
     let mut rules: Vec<HttpRule> = Vec::new();
+    let mut names = HashSet::new();
     for (i, written) in written.rules.iter().enumerate() {
         let at = at.field("rules").item(i);
-        route::check_name(at, &rules, written.name.as_deref());
+        route::check_name(at, &mut names, written.name.as_deref());
         rules.push(rule(at, written));
     }
     HttpRoute { key: key.clone(), kind: RouteKind::Grpc, parents, hostnames, rules, created: route::created(at) }

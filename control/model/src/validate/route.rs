@@ -1,6 +1,6 @@
 //! `HTTPRoute`, `TCPRoute`, and what all routes have in common.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use super::{
     at::At,
@@ -21,10 +21,11 @@ pub(super) fn http(at: At<'_>, key: &Key, written: &written::HttpRouteSpec) -> H
     let hostnames = hostnames(at, &written.hostnames);
     let parents = parents(at, &written.parent_refs, &hostnames);
     let mut rules: Vec<HttpRule> = Vec::new();
+    let mut names = HashSet::new();
     let rules_at = at.field("rules");
     for (i, rule) in written.rules.iter().flatten().enumerate() {
         let rule = self::rule(rules_at.item(i), rule);
-        check_name(rules_at.item(i), &rules, rule.name.as_deref());
+        check_name(rules_at.item(i), &mut names, rule.name.as_deref());
         rules.push(rule);
     }
     if rules.is_empty() && !at.wrote("rules") {
@@ -51,13 +52,13 @@ pub(super) fn any() -> HttpMatch {
     HttpMatch { path: PathMatch::Prefix("/".into()), headers: Vec::new(), query: Vec::new(), method: None }
 }
 
-pub(super) fn check_name(at: At<'_>, rules: &[HttpRule], name: Option<&str>) {
+pub(super) fn check_name(at: At<'_>, names: &mut HashSet<String>, name: Option<&str>) {
     let Some(name) = name else { return };
     let at = at.field("name");
     if let Err(reason) = syntax::subdomain(name) {
         at.invalid(format!("{name:?} is not a name: {reason}"), "lower-case letters, digits, - and .");
     }
-    if rules.iter().any(|rule| rule.name.as_deref() == Some(name)) {
+    if !names.insert(name.to_owned()) {
         at.error("conflict", format!("rule {name:?} is defined twice"), Some("rename one".into()));
     }
 }

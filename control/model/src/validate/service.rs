@@ -1,6 +1,9 @@
 //! `Service`, `Workload`, and references to services.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+};
 
 use super::{Context, Document, Written, at::At, syntax, whereabouts};
 use crate::{
@@ -74,6 +77,7 @@ fn ports(at: At<'_>, written: &[written::ServicePort]) -> Vec<ServicePort> {
 
 fn endpoints(at: At<'_>, written: &[written::Endpoint]) -> Vec<Endpoint> {
     let mut endpoints: Vec<Endpoint> = Vec::new();
+    let mut seen: HashSet<(Address, u16)> = HashSet::new();
     for (i, endpoint) in written.iter().enumerate() {
         let at = at.item(i);
         let (Some(text), Some(port)) = (&endpoint.address, endpoint.port) else { continue };
@@ -105,7 +109,7 @@ fn endpoints(at: At<'_>, written: &[written::Endpoint]) -> Vec<Endpoint> {
             weight: endpoint.weight.unwrap_or(1),
             zone: endpoint.zone.as_deref().map(Into::into),
         };
-        if endpoints.iter().any(|other| (&other.address, other.port) == (&endpoint.address, port)) {
+        if !seen.insert((endpoint.address.clone(), port)) {
             let message = format!("endpoint {} port {port} is listed twice", endpoint.address);
             at.error("conflict", message, Some("remove one; use weight to give it a larger share".into()));
         }

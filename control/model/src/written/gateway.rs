@@ -16,7 +16,7 @@ pub struct GatewaySpec {
     #[serde(default)]
     pub addresses: Vec<GatewayAddress>,
     /// What to listen for.
-    #[schemars(required, length(min = 1))]
+    #[schemars(required, length(min = 1, max = 64))]
     pub listeners: Option<Vec<Listener>>,
 }
 

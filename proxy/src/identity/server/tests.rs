@@ -131,6 +131,7 @@ async fn sni_alpn_and_versions_over_a_socket() {
 async fn sessions_resume() {
     let ca = Ca::new("ca");
     let identity = ServerIdentity::new(&[listener(None, &[&ca.leaf(&["a.test"])])]).unwrap();
+    assert!(identity.server_config().ticketer.enabled(), "any worker resumes, without shared state");
     let (address, mut results) = listen(identity.server_config()).await;
     for versions in [&[&rustls::version::TLS12], &[&rustls::version::TLS13]] {
         let config = client(&ca, &[], versions);

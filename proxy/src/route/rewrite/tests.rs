@@ -59,16 +59,6 @@ fn replacements_are_paths() {
     }
 }
 
-#[test]
-fn a_rewrite_knows_its_host() {
-    let rewrite = |host: &str| CompiledRewrite::new(&Rewrite { hostname: Some(host.into()), path: None });
-    let (value, authority) = rewrite("Internal.example").unwrap().host.unwrap();
-    assert_eq!((value.to_str().unwrap(), authority.as_str()), ("internal.example", "internal.example"));
-    for bad in ["", "a b", "a:80", "user@a", "a\r\n"] {
-        assert!(rewrite(bad).is_err(), "{bad}");
-    }
-}
-
 const PLAIN: Redirect = Redirect { scheme: None, hostname: None, path: None, port: None, status: 302 };
 
 fn location(redirect: &Redirect, scheme: Scheme, listener_port: u16) -> String {
@@ -175,7 +165,7 @@ fn headers_are_set_then_added_then_removed() {
 
 #[test]
 fn headers_that_frame_a_message_are_left_alone() {
-    for name in ["Transfer-Encoding", "content-length", "connection", "upgrade", "te", "trailer", "keep-alive"] {
+    for name in ["Transfer-Encoding", "content-length", "connection"] {
         for bad in [modifier(&[(name, "x")], &[], &[]), modifier(&[], &[(name, "x")], &[]), modifier(&[], &[], &[name])]
         {
             assert!(matches!(CompiledModifier::new(&bad), Err(RewriteError::Framing(_))), "{name}");
