@@ -115,7 +115,7 @@ Weft is running. Try:
   curl -i {url}/cart/42               another service, found by its path
   curl -i {url}/flaky                 fails now and then: see x-weft-reason and the endpoint's own 500s
   curl -i {url}/old                   a redirect
-  curl -i {url}/nowhere -H 'host: x'  no route: Weft answers, and says why
+  curl -i {url}/nowhere              no route: Weft answers, and says why
   wrk -t1 -c64 -d10 {url}/
 
 See what it does:

@@ -14,14 +14,17 @@ pub enum Format {
     Json,
 }
 
+/// Without `RUST_LOG`. notify reports races with files that vanish, which Weft expects.
+const DEFAULT: &str = "info,notify=off";
+
 /// Starts logging for this process.
 pub fn start(format: Format) {
     let (filter, bad) = match std::env::var("RUST_LOG") {
         Ok(text) if !text.is_empty() => match EnvFilter::try_new(&text) {
             Ok(filter) => (filter, None),
-            Err(error) => (EnvFilter::new("info"), Some(error.to_string())),
+            Err(error) => (EnvFilter::new(DEFAULT), Some(error.to_string())),
         },
-        _ => (EnvFilter::new("info"), None),
+        _ => (EnvFilter::new(DEFAULT), None),
     };
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     match format {
