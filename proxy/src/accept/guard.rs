@@ -124,6 +124,7 @@ pub struct Guard<IO> {
     look: bool,
     discarded: usize,
     reply: Option<Bytes>,
+    shut: bool,
     shared: Rc<Shared>,
 }
 
@@ -141,6 +142,7 @@ impl<IO> Guard<IO> {
             ready: 0,
             discarded: 0,
             reply: None,
+            shut: false,
             shared,
         };
         (guard, handle)
@@ -284,7 +286,6 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Guard<IO> {
             }
             Poll::Ready(Err(_)) => {}
         }
-        shared.flushed.set(false);
     }
 }
 
@@ -341,6 +342,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<IO> {
 impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
+        this.shared.flushed.set(false);
         ready!(this.shared.poll_interim(&mut this.io, cx, false))?;
         let result = Pin::new(&mut this.io).poll_write(cx, buf);
         this.wrote(&result);
@@ -353,6 +355,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<IO> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
+        this.shared.flushed.set(false);
         ready!(this.shared.poll_interim(&mut this.io, cx, false))?;
         let result = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
         this.wrote(&result);
@@ -374,6 +377,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<IO> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.shut {
+            return Poll::Ready(Ok(()));
+        }
         if this.shared.armed.get() {
             if this.reply.is_none() {
                 let violation = this.shared.violation.get();
@@ -391,7 +397,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<IO> {
                 ready!(result)?;
             }
         }
-        Pin::new(&mut this.io).poll_shutdown(cx)
+        ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
+        this.shut = true;
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -1,7 +1,8 @@
 //! The grammar of a request head, and of the trailers of a chunked body.
 //!
-//! One pass, and it can stop after any byte: a verdict depends on the bytes only, never on how they were split. Stricter than the
-//! RFCs wherever two readers of one head could disagree:
+//! One pass, and it can stop after any byte: a verdict depends on the bytes only, never on how they were split. Whole good lines are
+//! taken at one go; everything else goes through the states of [`At`], which alone say no. Stricter than the RFCs wherever two
+//! readers of one head could disagree:
 //!
 //! | Part | What passes |
 //! |---|---|
@@ -156,9 +157,21 @@ impl HeadScan {
     }
 
     /// Goes on with a head whose first bytes are `bytes`: those of the last call and more. `None` means that more are needed.
+    #[inline]
     pub(super) fn run(&mut self, bytes: &[u8], limits: &Limits) -> Verdict<Option<Head>> {
         let cap = if self.trailer { MAX_TRAILER_BYTES } else { limits.head_bytes };
         let input = bytes.get(..cap).unwrap_or(bytes);
+        if self.is_fresh() && !self.trailer {
+            self.good_request_line(input, limits);
+        }
+        if self.at == At::Line && self.good_lines(input, limits)? {
+            return self.end().map(Some);
+        }
+        self.run_states(bytes, input, limits)
+    }
+
+    /// The same byte by byte, and with a reason if the answer is no.
+    fn run_states(&mut self, bytes: &[u8], input: &[u8], limits: &Limits) -> Verdict<Option<Head>> {
         while let Some(&byte) = input.get(self.pos) {
             match self.at {
                 At::Method => self.method(input)?,
@@ -174,7 +187,7 @@ impl HeadScan {
                     match input.get(self.pos) {
                         None => {}
                         Some(b'\r') => {
-                            self.field(&input[self.start..self.colon], trim(&input[self.colon + 1..self.pos]))?;
+                            self.field(&input[self.start..self.colon], &input[self.colon + 1..self.pos])?;
                             self.go(At::ValueLf);
                         }
                         Some(b'\n') => return bad("a line ends with a bare LF"),
@@ -189,13 +202,66 @@ impl HeadScan {
                 At::ValueLf | At::EndLf => return bad("a bare CR"),
             }
         }
-        if bytes.len() > cap {
+        if bytes.len() > input.len() {
             return Err(Violation::in_head(
                 Reason::HeadersTooLarge,
                 if self.trailer { "the trailers are too large" } else { "the head is too large" },
             ));
         }
         Ok(None)
+    }
+
+    /// Takes the most usual request line: origin-form, HTTP/1.1, and all there.
+    #[inline]
+    fn good_request_line(&mut self, input: &[u8], limits: &Limits) {
+        let method = span(input, TOKEN);
+        let target = method + 1;
+        let usual = (1..=MAX_METHOD).contains(&method)
+            && input.get(method..method + 2) == Some(b" /")
+            && &input[..method] != b"CONNECT";
+        if !usual {
+            return;
+        }
+        let mut end = target + span(&input[target..], PATH);
+        if input.get(end) == Some(&b'?') {
+            end += 1;
+            end += span(&input[end..], QUERY);
+        }
+        if end - target <= limits.uri_bytes && input[end..].starts_with(b" HTTP/1.1\r\n") {
+            self.pos = end + 11;
+            self.start = self.pos;
+            self.at = At::Line;
+        }
+    }
+
+    /// Takes all good field lines that are all there; true if the empty line was there, too.
+    #[inline]
+    fn good_lines(&mut self, input: &[u8], limits: &Limits) -> Verdict<bool> {
+        let mut rest = &input[self.pos..];
+        let mut fields = self.fields;
+        let end = loop {
+            let name = span(rest, TOKEN);
+            if name == 0 {
+                break rest.starts_with(b"\r\n");
+            }
+            if rest.get(name) != Some(&b':') || name > MAX_NAME || fields == limits.headers {
+                break false;
+            }
+            let value = &rest[name + 1..];
+            let len = value_span(value);
+            let Some(next) = value[len..].strip_prefix(b"\r\n") else {
+                break false;
+            };
+            fields += 1;
+            if self.trailer || is_special(name) {
+                self.field(&rest[..name], &value[..len])?;
+            }
+            rest = next;
+        };
+        self.fields = fields;
+        self.pos = input.len() - rest.len() + if end { 2 } else { 0 };
+        self.start = self.pos;
+        Ok(end)
     }
 
     #[inline]
@@ -356,7 +422,7 @@ impl HeadScan {
         Ok(())
     }
 
-    #[inline]
+    /// What a complete field means. Its value may be surrounded by white space.
     fn field(&mut self, name: &[u8], value: &[u8]) -> Verdict<()> {
         if self.trailer {
             if NEVER_TRAILERS.iter().any(|never| name.eq_ignore_ascii_case(never.as_bytes())) {
@@ -365,12 +431,12 @@ impl HeadScan {
             return Ok(());
         }
         match (name.len(), name[0] | 0x20) {
-            (4, b'h') if name.eq_ignore_ascii_case(b"host") => {
+            (4, b'h') if is_name(name, b"host") => {
                 if self.host {
                     return bad("more than one Host");
                 }
                 self.host = true;
-                if !is_host(value, Port::Optional) {
+                if !is_host(trim(value), Port::Optional) {
                     return bad("Host is not host or host:port");
                 }
             }
@@ -382,7 +448,7 @@ impl HeadScan {
                 if self.length.is_some() {
                     return bad("more than one Content-Length");
                 }
-                self.length = match parse_length(value) {
+                self.length = match parse_length(trim(value)) {
                     None => return bad("Content-Length is not a length"),
                     length => length,
                 };
@@ -391,7 +457,7 @@ impl HeadScan {
                 if self.chunked {
                     return bad("more than one Transfer-Encoding");
                 }
-                if !value.eq_ignore_ascii_case(b"chunked") {
+                if !trim(value).eq_ignore_ascii_case(b"chunked") {
                     return bad("a Transfer-Encoding other than chunked");
                 }
                 self.chunked = true;
@@ -412,6 +478,7 @@ impl HeadScan {
         Ok(())
     }
 
+    #[inline]
     fn end(&self) -> Verdict<Head> {
         if !self.trailer {
             if !self.host && !self.http10 {
@@ -436,6 +503,20 @@ impl HeadScan {
             last: self.close || (self.http10 && !self.keep_alive),
         })
     }
+}
+
+/// Whether a field name of this length can be one that [`HeadScan::field`] knows.
+#[inline]
+const fn is_special(len: usize) -> bool {
+    const LENGTHS: u32 = 1 << 4 | 1 << 7 | 1 << 10 | 1 << 14 | 1 << 17;
+    len < 32 && LENGTHS >> len & 1 != 0
+}
+
+/// Whether a token of four bytes is `lower`, in any case: no other token becomes letters by setting that bit.
+#[inline]
+fn is_name(name: &[u8], lower: &[u8; 4]) -> bool {
+    const LOWER: u32 = 0x2020_2020;
+    name.first_chunk().is_some_and(|name| u32::from_le_bytes(*name) | LOWER == u32::from_le_bytes(*lower))
 }
 
 /// The elements of a list, without the empty ones.
