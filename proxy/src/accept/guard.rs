@@ -3,7 +3,7 @@
 //! hyper is lenient where two readers of one message could disagree: it drops `Content-Length` beside `Transfer-Encoding`, takes
 //! bare LF, white space in chunk sizes, several `Host`s, and answers what it refuses with a nameless 400. The guard follows the
 //! framing of the client's messages (RFC 9112) on hyper's read side, passes complete and valid heads and the bytes of their bodies
-//! on unchanged, and stops at the first byte that breaks a rule. The tables of rules are in `head.rs`, `host.rs` and `chunk.rs`.
+//! on unchanged, and stops at the first byte that breaks a rule. The tables of rules are in `head.rs` and `chunk.rs`.
 //!
 //! ```text
 //!  socket → Guard::poll_read ─┬─ good bytes → hyper → service
@@ -16,6 +16,7 @@
 
 mod chunk;
 mod class;
+mod fields;
 mod framing;
 mod handle;
 mod head;

@@ -3,7 +3,8 @@
 use super::{
     Limits, Violation,
     chunk::{Chunks, Progress},
-    head::{Framing as Body, Head, HeadScan},
+    fields::Framing as Body,
+    head::{Head, HeadScan},
 };
 use crate::error::Reason;
 

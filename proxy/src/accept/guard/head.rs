@@ -21,7 +21,8 @@
 
 use super::{
     Limits, Violation,
-    class::{PATH, QUERY, TOKEN, is, span, trim, value_span},
+    class::{PATH, QUERY, TOKEN, span, value_span},
+    fields::{Fields, Framing, Verdict, bad, is_special, trailer},
     host::{Port, is_host},
 };
 use crate::error::Reason;
@@ -30,37 +31,6 @@ const MAX_METHOD: usize = 32;
 const MAX_NAME: usize = 256;
 /// hyper takes 16 KiB of trailers.
 const MAX_TRAILER_BYTES: usize = 8 * 1024;
-/// Lower case. Fields that frame, route or authenticate a request come before its body or not at all (RFC 9110 §6.5.1).
-const NEVER_TRAILERS: [&str; 20] = [
-    "authorization",
-    "cache-control",
-    "connection",
-    "content-encoding",
-    "content-length",
-    "content-range",
-    "content-type",
-    "cookie",
-    "expect",
-    "forwarded",
-    "host",
-    "keep-alive",
-    "max-forwards",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "via",
-];
-
-/// How the body behind a head is framed (RFC 9112 §6.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Framing {
-    Length(u64),
-    Chunked,
-}
-
 /// What follows from a complete, valid head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Head {
@@ -105,24 +75,14 @@ pub(super) struct HeadScan {
     trailer: bool,
     method: Method,
     http10: bool,
-    host: bool,
-    chunked: bool,
-    upgrade: bool,
-    close: bool,
-    keep_alive: bool,
-    length: Option<u64>,
-    fields: usize,
+    fields: Fields,
+    /// How many fields have begun.
+    count: usize,
     /// Next byte to look at.
     pos: usize,
     /// First byte of the target or line that `pos` is in.
     start: usize,
     colon: usize,
-}
-
-type Verdict<T> = Result<T, Violation>;
-
-fn bad<T>(detail: &'static str) -> Verdict<T> {
-    Err(Violation::in_head(Reason::BadRequest, detail))
 }
 
 impl HeadScan {
@@ -132,13 +92,8 @@ impl HeadScan {
             trailer: false,
             method: Method::Other,
             http10: false,
-            host: false,
-            chunked: false,
-            upgrade: false,
-            close: false,
-            keep_alive: false,
-            length: None,
-            fields: 0,
+            fields: Fields::new(),
+            count: 0,
             pos: 0,
             start: 0,
             colon: 0,
@@ -238,13 +193,13 @@ impl HeadScan {
     #[inline]
     fn good_lines(&mut self, input: &[u8], limits: &Limits) -> Verdict<bool> {
         let mut rest = &input[self.pos..];
-        let mut fields = self.fields;
+        let mut count = self.count;
         let end = loop {
             let name = span(rest, TOKEN);
             if name == 0 {
                 break rest.starts_with(b"\r\n");
             }
-            if rest.get(name) != Some(&b':') || name > MAX_NAME || fields == limits.headers {
+            if rest.get(name) != Some(&b':') || name > MAX_NAME || count == limits.headers {
                 break false;
             }
             let value = &rest[name + 1..];
@@ -252,13 +207,13 @@ impl HeadScan {
             let Some(next) = value[len..].strip_prefix(b"\r\n") else {
                 break false;
             };
-            fields += 1;
+            count += 1;
             if self.trailer || is_special(name) {
                 self.field(&rest[..name], &value[..len])?;
             }
             rest = next;
         };
-        self.fields = fields;
+        self.count = count;
         self.pos = input.len() - rest.len() + if end { 2 } else { 0 };
         self.start = self.pos;
         Ok(end)
@@ -390,8 +345,8 @@ impl HeadScan {
             b'\r' => self.go(At::EndLf),
             b' ' | b'\t' => return bad("a folded line, or white space before the first field"),
             _ => {
-                self.fields += 1;
-                if self.fields > limits.headers {
+                self.count += 1;
+                if self.count > limits.headers {
                     return Err(Violation::in_head(Reason::HeadersTooLarge, "too many fields"));
                 }
                 self.at = At::Name;
@@ -422,112 +377,21 @@ impl HeadScan {
         Ok(())
     }
 
-    /// What a complete field means. Its value may be surrounded by white space.
     fn field(&mut self, name: &[u8], value: &[u8]) -> Verdict<()> {
-        if self.trailer {
-            if NEVER_TRAILERS.iter().any(|never| name.eq_ignore_ascii_case(never.as_bytes())) {
-                return bad("a field that must not be a trailer");
-            }
-            return Ok(());
-        }
-        match (name.len(), name[0] | 0x20) {
-            (4, b'h') if is_name(name, b"host") => {
-                if self.host {
-                    return bad("more than one Host");
-                }
-                self.host = true;
-                if !is_host(trim(value), Port::Optional) {
-                    return bad("Host is not host or host:port");
-                }
-            }
-            (7, b'u') if name.eq_ignore_ascii_case(b"upgrade") => {
-                self.upgrade |= elements(value).any(|protocol| !protocol.eq_ignore_ascii_case(b"h2c"));
-            }
-            (10, b'c') if name.eq_ignore_ascii_case(b"connection") => self.connection(value)?,
-            (14, b'c') if name.eq_ignore_ascii_case(b"content-length") => {
-                if self.length.is_some() {
-                    return bad("more than one Content-Length");
-                }
-                self.length = match parse_length(trim(value)) {
-                    None => return bad("Content-Length is not a length"),
-                    length => length,
-                };
-            }
-            (17, b't') if name.eq_ignore_ascii_case(b"transfer-encoding") => {
-                if self.chunked {
-                    return bad("more than one Transfer-Encoding");
-                }
-                if !trim(value).eq_ignore_ascii_case(b"chunked") {
-                    return bad("a Transfer-Encoding other than chunked");
-                }
-                self.chunked = true;
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn connection(&mut self, value: &[u8]) -> Verdict<()> {
-        for option in elements(value) {
-            if !option.iter().all(|&byte| is(byte, TOKEN)) {
-                return bad("Connection is not a list of tokens");
-            }
-            self.close |= option.eq_ignore_ascii_case(b"close");
-            self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
-        }
-        Ok(())
+        if self.trailer { trailer(name) } else { self.fields.take(name, value) }
     }
 
     #[inline]
     fn end(&self) -> Verdict<Head> {
         if !self.trailer {
-            if !self.host && !self.http10 {
-                return bad("no Host");
-            }
-            if self.chunked && self.http10 {
-                return bad("Transfer-Encoding in HTTP/1.0");
-            }
-            if self.chunked && self.length.is_some() {
-                return bad("both Content-Length and Transfer-Encoding");
-            }
-        }
-        let connect = self.method == Method::Connect;
-        if connect && (self.chunked || self.length.is_some_and(|length| length > 0)) {
-            return bad("a CONNECT with a body");
+            self.fields.complete(self.http10, self.method == Method::Connect)?;
         }
         Ok(Head {
             len: self.pos,
-            body: if self.chunked { Framing::Chunked } else { Framing::Length(self.length.unwrap_or(0)) },
-            connect,
-            upgrade: self.upgrade && !self.http10,
-            last: self.close || (self.http10 && !self.keep_alive),
+            body: self.fields.framing(),
+            connect: self.method == Method::Connect,
+            upgrade: self.fields.upgrade && !self.http10,
+            last: self.fields.last(self.http10),
         })
     }
-}
-
-/// Whether a field name of this length can be one that [`HeadScan::field`] knows.
-#[inline]
-const fn is_special(len: usize) -> bool {
-    const LENGTHS: u32 = 1 << 4 | 1 << 7 | 1 << 10 | 1 << 14 | 1 << 17;
-    len < 32 && LENGTHS >> len & 1 != 0
-}
-
-/// Whether a token of four bytes is `lower`, in any case: no other token becomes letters by setting that bit.
-#[inline]
-fn is_name(name: &[u8], lower: &[u8; 4]) -> bool {
-    const LOWER: u32 = 0x2020_2020;
-    name.first_chunk().is_some_and(|name| u32::from_le_bytes(*name) | LOWER == u32::from_le_bytes(*lower))
-}
-
-/// The elements of a list, without the empty ones.
-fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    value.split(|&byte| byte == b',').map(trim).filter(|element| !element.is_empty())
-}
-
-fn parse_length(digits: &[u8]) -> Option<u64> {
-    if !(1..=19).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    let length = digits.iter().fold(0u64, |n, d| n * 10 + u64::from(d - b'0'));
-    (length <= i64::MAX as u64).then_some(length)
 }
