@@ -7,15 +7,7 @@ pub mod detect;
 pub mod guard;
 pub mod rewind;
 
-use std::{
-    cell::RefCell,
-    collections::HashMap,
-    io,
-    net::SocketAddr,
-    rc::Rc,
-    sync::atomic::Ordering,
-    time::Duration,
-};
+use std::{cell::RefCell, collections::HashMap, io, net::SocketAddr, rc::Rc, sync::atomic::Ordering, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream},

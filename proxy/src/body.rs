@@ -71,8 +71,7 @@ impl RequestBody {
             return (Self::empty(), None);
         }
         let progress = Rc::new(Progress::default());
-        let body =
-            Self { source: Source::Client(body), progress: Some(progress.clone()), limit, tees: Vec::new() };
+        let body = Self { source: Source::Client(body), progress: Some(progress.clone()), limit, tees: Vec::new() };
         (body, Some(progress))
     }
 

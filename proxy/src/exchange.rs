@@ -22,7 +22,7 @@ use crate::{
     endpoint::{Endpoint, Ticket},
     error::{Reason, Refusal},
     record::Record,
-    snapshot::{Deadlines, Rule, Snapshot, Target},
+    snapshot::{Deadlines, Rule, Snapshot, Target, Upstream},
     telemetry::metrics::InFlightGuard,
     wheel::Timer,
 };
@@ -37,6 +37,8 @@ pub struct Exchange {
     /// What spans, metrics and the access log will say.
     pub record: Record,
     snapshot: Option<(Rc<Arc<Snapshot>>, u32)>,
+    /// Position among the rule's backends.
+    target: Option<usize>,
     deadlines: Option<Deadlines>,
     /// The request's body, if it has one.
     pub progress: Option<Rc<Progress>>,
@@ -47,6 +49,26 @@ pub struct Exchange {
     timer: Option<Timer>,
     /// Something was sent to the client since the timer was last looked at.
     moved: bool,
+}
+
+/// A backend of a rule, found again in the snapshot that it was chosen from.
+#[derive(Debug)]
+pub struct Chosen {
+    snapshot: Rc<Arc<Snapshot>>,
+    rule: u32,
+    target: usize,
+}
+
+impl Chosen {
+    /// The backend.
+    pub fn target(&self) -> Option<&Target> {
+        self.snapshot.rules.get(self.rule as usize)?.backends.get(self.target)
+    }
+
+    /// Where it sends to.
+    pub fn upstream(&self) -> Option<&Arc<Upstream>> {
+        self.target()?.upstream.as_ref()
+    }
 }
 
 /// What is counted as long as the exchange lasts.
@@ -69,6 +91,7 @@ impl Exchange {
             conn: conn.clone(),
             start,
             snapshot: None,
+            target: None,
             deadlines: None,
             progress: None,
             holds: Holds::default(),
@@ -85,7 +108,8 @@ impl Exchange {
     }
 
     /// The backend that was chosen: its time-outs begin to count.
-    pub fn targeted(&mut self, target: &Target) {
+    pub fn targeted(&mut self, position: usize, target: &Target) {
+        self.target = Some(position);
         self.record.slot = Some(target.slot.clone());
         self.deadlines = Some(target.deadlines);
         self.holds.service = Some(self.conn.worker.telemetry.metrics.in_flight(&target.slot));
@@ -101,6 +125,12 @@ impl Exchange {
     /// The endpoint of the current attempt.
     pub fn endpoint(&self) -> Option<&Arc<Endpoint>> {
         self.holds.endpoint.as_ref().map(Ticket::endpoint)
+    }
+
+    /// The backend, in a form that outlives borrows of the exchange.
+    pub fn target(&self) -> Option<Chosen> {
+        let (snapshot, rule) = self.snapshot.as_ref()?;
+        Some(Chosen { snapshot: snapshot.clone(), rule: *rule, target: self.target? })
     }
 
     /// The rule, for the response's filters.
@@ -250,7 +280,10 @@ impl Waiting {
             }
             if let Some(idle) = self.deadlines.idle {
                 if now >= self.heard + idle {
-                    return Err(Refusal::new(Reason::RequestTimeout, "the request's body stood still for the idle time-out"));
+                    return Err(Refusal::new(
+                        Reason::RequestTimeout,
+                        "the request's body stood still for the idle time-out",
+                    ));
                 }
                 sooner(self.heard + idle);
             }

@@ -2,8 +2,8 @@
 //!
 //! RFC 9110 §7.6 says what a proxy must not forward; the rest is about `x-forwarded-*`, request ids and loops.
 
-use smallvec::SmallVec;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use smallvec::SmallVec;
 
 use crate::{
     conn::Conn,
@@ -115,7 +115,8 @@ pub fn prepare_request(
     conn: &Conn,
 ) -> Result<(), Refusal> {
     if seen.expect {
-        let known = headers.get_all(header::EXPECT).iter().all(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        let known =
+            headers.get_all(header::EXPECT).iter().all(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         if !known {
             return Err(Refusal::new(Reason::ExpectationFailed, "only 100-continue is known"));
         }
@@ -166,7 +167,8 @@ fn count_hops(headers: &HeaderMap) -> Result<u8, Refusal> {
 fn forward(headers: &mut HeaderMap, seen: Seen, host: Option<HeaderValue>, conn: &Conn) {
     let proto = HeaderValue::from_static(conn.scheme());
     if seen.forwarded && conn.trusted {
-        let before = headers.get_all(&FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b", "[..]);
+        let before =
+            headers.get_all(&FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b", "[..]);
         let all = if before.is_empty() {
             Ok(conn.forwarded_for.clone())
         } else {

@@ -109,7 +109,8 @@ mod tests {
 
     #[test]
     fn only_peers_within_a_trusted_prefix_are_trusted() {
-        let trusted = vec![("10.0.0.0".parse().unwrap(), 8), ("fd00::".parse().unwrap(), 16), ("1.2.3.4".parse().unwrap(), 32)];
+        let trusted =
+            vec![("10.0.0.0".parse().unwrap(), 8), ("fd00::".parse().unwrap(), 16), ("1.2.3.4".parse().unwrap(), 32)];
         let options = Options { trusted, ..Options::default() };
         for (peer, expected) in [
             ("10.255.0.1", true),

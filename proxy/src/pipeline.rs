@@ -1,12 +1,19 @@
-//! The life of a request, on one screen. Read [`forward`] from top to bottom.
+//! The life of a request, on one screen. Read [`prepare`] and [`forward`] from top to bottom.
 //!
-//! The steps are plain functions in a plain `async fn`, and not a stack of tower services: it reads in the order in
+//! The steps are plain functions around one `async fn`, and not a stack of tower services: it reads in the order in
 //! which things happen, and costs nothing for what a route does not use (see `bench/README.md` for the comparison).
 
-use std::{convert::Infallible, pin::pin, rc::Rc, sync::Arc};
+use std::{
+    convert::Infallible,
+    pin::pin,
+    rc::Rc,
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri::PathAndQuery};
 use hyper::body::Incoming;
+use smallvec::SmallVec;
 use weft_model::config::AppProtocol;
 
 use crate::{
@@ -19,36 +26,60 @@ use crate::{
     headers::{self, Seen},
     layer::{mirror, target},
     reply::{self, Answer, Manner},
-    snapshot::{Rule, Snapshot, Target, Upstream},
+    snapshot::{Rule, Target, Upstream},
     upgrade::{Client, Tunnel},
     upstream::{pool::Lease, send},
 };
 
 /// Answers one request. Never fails: what goes wrong becomes a reply with its reason.
-pub async fn handle(conn: Rc<Conn>, request: Request<Incoming>) -> Result<Response<ReplyBody>, Infallible> {
+///
+/// Everything up to the first wait is done by [`prepare`], outside of the future: what a future holds across a wait is
+/// paid for by every connection, and what is moved into it is copied.
+pub fn handle(
+    conn: Rc<Conn>,
+    request: Request<Incoming>,
+) -> impl Future<Output = Result<Response<ReplyBody>, Infallible>> {
     let seen = headers::scan(request.headers());
     let mut exchange = Exchange::begin(&conn, &request, seen.grpc);
-    let h2 = request.version() == Version::HTTP_2;
-    let manner = Manner { grpc: seen.grpc, method: request.method().clone(), h2 };
-    let mut response = match forward(&conn, request, seen, &mut exchange).await {
-        Ok((response, lease)) => {
-            exchange.answered(response.status().as_u16());
-            response.map(|body| ReplyBody::upstream(body, lease, exchange))
+    let manner = Manner::of(&request, seen.grpc);
+    let mut prepared = prepare(&conn, request, seen, &mut exchange);
+    async move {
+        let answered = match &mut prepared {
+            Ok(prepared) => forward(&mut exchange, prepared).await,
+            // The answer is there already; nothing waits for its place to be used again.
+            Err(answer) => Err(std::mem::take(answer)),
+        };
+        let mut response = match answered {
+            Ok((response, lease)) => {
+                exchange.answered(response.status().as_u16());
+                response.map(|body| ReplyBody::upstream(body, lease, exchange))
+            }
+            Err(answer) => reply::reply(answer, &manner, exchange),
+        };
+        if conn.worker.draining.get() && !manner.h2 {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        Err(answer) => reply::reply(answer, manner, exchange),
-    };
-    if conn.worker.draining.get() && !h2 {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        Ok(response)
     }
-    Ok(response)
 }
 
-async fn forward(
+/// A request that is ready to be sent.
+struct Prepared {
+    /// Taken out while it is being sent.
+    request: Option<Request<RequestBody>>,
+    /// The client's side of a tunnel, if it asked for one.
+    client: Option<Client>,
+    /// For RingHash and Maglev.
+    hash: u64,
+}
+
+/// Everything before the first wait: which rule, which backend, and what the upstream will see.
+fn prepare(
     conn: &Rc<Conn>,
     mut request: Request<Incoming>,
     seen: Seen,
     exchange: &mut Exchange,
-) -> Result<(Response<Incoming>, Lease), Answer> {
+) -> Result<Prepared, Answer> {
     let worker = &conn.worker;
     let snapshot = worker.snapshot();
 
@@ -63,8 +94,9 @@ async fn forward(
     }
 
     // Which backend of the rule.
-    let target = rule.backends.pick(worker.random()).ok_or_else(|| nowhere("the rule has no backend with a weight"))?;
-    exchange.targeted(target);
+    let picked = rule.backends.pick_position(worker.random()).and_then(|at| Some((at, rule.backends.get(at)?)));
+    let (position, target) = picked.ok_or_else(|| nowhere("the rule has no backend with a weight"))?;
+    exchange.targeted(position, target);
     let upstream = target.upstream.as_ref().ok_or_else(|| nowhere("the service or its port does not exist"))?;
     headers::check_length(request.headers(), worker.shared.options.limits.body_bytes)?;
 
@@ -82,62 +114,65 @@ async fn forward(
     exchange.record.forwarded(request.headers());
 
     // The body begins to flow when the upstream asks for it.
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    parts.extensions.clear();
     let (mut body, progress) = RequestBody::from_client(body, worker.shared.options.limits.body_bytes);
     exchange.progress = progress;
     mirror::copies(conn, rule, &parts, &mut body);
-    let mut request = Request::from_parts(parts, body);
-    request.extensions_mut().clear();
-
-    // Send it: to another endpoint as long as nobody has seen any of it.
-    let (mut response, mut lease) = attempts(exchange, upstream, hash, Some(request)).await?;
-    finish(&mut response, &mut lease, client, conn, rule, target, exchange)?;
-    Ok((response, lease))
+    Ok(Prepared { request: Some(Request::from_parts(parts, body)), client, hash })
 }
 
-/// Picks an endpoint and sends. A request that no endpoint has processed is picked again, a few times; other retries
-/// are a matter of policy.
-async fn attempts(
-    exchange: &mut Exchange,
-    upstream: &Arc<Upstream>,
-    hash: u64,
-    mut request: Option<Request<RequestBody>>,
-) -> Result<(Response<Incoming>, Lease), Refusal> {
+/// Picks an endpoint, sends, and makes the response fit for the client.
+///
+/// A request that no endpoint has processed is picked again, a few times; other retries are a matter of policy.
+async fn forward(exchange: &mut Exchange, prepared: &mut Prepared) -> Result<(Response<Incoming>, Lease), Answer> {
     const PICKS: usize = 3;
     let conn = exchange.conn.clone();
     let worker = &conn.worker;
-    let mut tried = smallvec::SmallVec::<[u64; PICKS]>::new();
+    let chosen = exchange.target().ok_or_else(|| nowhere("no backend was chosen"))?;
+    let target = chosen.target().ok_or_else(|| nowhere("no backend was chosen"))?;
+    let upstream = chosen.upstream().ok_or_else(|| nowhere("the service or its port does not exist"))?;
+    let mut tried = SmallVec::<[u64; PICKS]>::new();
     loop {
         let now = worker.clock.now();
-        let picked = upstream.balancer.pick(hash, &tried, now, &mut worker.rng.borrow_mut()).cloned();
+        let picked = upstream.balancer.pick(prepared.hash, &tried, now, &mut worker.rng.borrow_mut()).cloned();
         let endpoint = picked.ok_or_else(|| no_endpoint(upstream))?;
-        exchange.attempt(&endpoint, upstream.tls.is_some(), request.as_mut().map(Request::headers_mut));
+        exchange.attempt(&endpoint, upstream.tls.is_some(), prepared.request.as_mut().map(Request::headers_mut));
         let progress = exchange.progress.clone();
-        let sending = pin!(send::send(worker, upstream, &endpoint, &mut request, progress.as_ref()));
-        let error = match exchange.within(sending).await {
-            Ok(answer) => {
+        let answered = {
+            let sending = pin!(send::send(worker, upstream, &endpoint, &mut prepared.request, progress.as_ref()));
+            exchange.within(sending).await
+        };
+        let error = match answered {
+            Ok((mut response, mut lease)) => {
                 let now = worker.clock.read();
-                exchange.record.head(answer.0.status().as_u16(), answer.0.headers(), now);
-                observe(&endpoint, exchange, now);
-                return Ok(answer);
+                exchange.record.head(response.status().as_u16(), response.headers(), now);
+                observe(&endpoint, exchange, now, Duration::ZERO);
+                finish(&mut response, &mut lease, prepared.client.take(), exchange, target)?;
+                return Ok((response, lease));
             }
             Err(error) => error,
         };
-        exchange.record.attempt_failed(error.refusal.reason, worker.clock.now());
-        observe(&endpoint, exchange, worker.clock.read());
+        let now = worker.clock.read();
+        exchange.record.attempt_failed(error.refusal.reason, now);
+        observe(&endpoint, exchange, now, FAILURE);
         tried.push(endpoint.id);
         let others = upstream.service.endpoints().len() > tried.len();
-        if !(request.is_some() && error.unprocessed && others && tried.len() < PICKS) {
-            return Err(error.refusal);
+        if !(prepared.request.is_some() && error.unprocessed && others && tried.len() < PICKS) {
+            return Err(error.refusal.into());
         }
-        endpoint.failures.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        endpoint.failures.fetch_add(1, Ordering::Relaxed);
     }
 }
 
+/// A failed attempt counts as one that took so long: otherwise an endpoint that refuses at once would look fast, and
+/// draw requests.
+const FAILURE: Duration = Duration::from_secs(1);
+
 /// Tells the balancer how long the endpoint took.
-fn observe(endpoint: &Endpoint, exchange: &Exchange, now: std::time::Instant) {
+fn observe(endpoint: &Endpoint, exchange: &Exchange, now: Instant, least: Duration) {
     if let Some(start) = exchange.record.attempt_start() {
-        endpoint.latency.observe(now.saturating_duration_since(start), now);
+        endpoint.latency.observe(now.saturating_duration_since(start).max(least), now);
     }
 }
 
@@ -170,17 +205,14 @@ fn finish(
     response: &mut Response<Incoming>,
     lease: &mut Lease,
     client: Option<Client>,
-    conn: &Rc<Conn>,
-    rule: &Rule,
-    target: &Target,
     exchange: &Exchange,
+    target: &Target,
 ) -> Result<(), Refusal> {
+    let conn = &exchange.conn;
+    let response_headers = exchange.rule().and_then(|rule| rule.response_headers.as_ref());
     let connect = exchange.record.method() == Method::CONNECT;
-    let tunnel = if connect {
-        response.status().is_success()
-    } else {
-        response.status() == StatusCode::SWITCHING_PROTOCOLS
-    };
+    let tunnel =
+        if connect { response.status().is_success() } else { response.status() == StatusCode::SWITCHING_PROTOCOLS };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS && client.is_none() {
         let detail = "the endpoint switched protocols without being asked to";
         return Err(Refusal::new(Reason::BadUpstreamResponse, detail));
@@ -188,7 +220,7 @@ fn finish(
     if headers::prepare_response(response.headers_mut(), tunnel && !connect).close {
         lease.forfeit();
     }
-    for modifier in [&rule.response_headers, &target.response_headers].into_iter().flatten() {
+    for modifier in [response_headers, target.response_headers.as_ref()].into_iter().flatten() {
         modifier.apply(response.headers_mut());
     }
     if let Some(client) = client {
@@ -234,9 +266,7 @@ fn hash_of(upstream: &Upstream, conn: &Conn, request: &Request<Incoming>, path: 
     }
     let source = || hash_str(conn.forwarded_for.as_bytes());
     match &balancer.hash {
-        HashKey::Header(name) => {
-            request.headers().get(&**name).map_or_else(source, |value| hash_str(value.as_bytes()))
-        }
+        HashKey::Header(name) => request.headers().get(&**name).map_or_else(source, |value| hash_str(value.as_bytes())),
         HashKey::Cookie(name) => target::cookie(request.headers(), name).map_or_else(source, hash_str),
         HashKey::SourceIp => source(),
         HashKey::Path => hash_str(path.as_bytes()),
@@ -250,5 +280,17 @@ pub fn with_path(path: PathAndQuery) -> Result<Uri, Refusal> {
     Uri::from_parts(parts).map_err(|_| Refusal::new(Reason::BadRequest, "the request target cannot be forwarded"))
 }
 
-/// What workers look routes up in.
-pub type Snap = Rc<Arc<Snapshot>>;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// hyper keeps room for this in every connection, idle ones too, and moving it about costs time.
+    #[test]
+    fn the_future_of_a_request_stays_small() {
+        fn size<F: Future>(_: impl FnOnce(Rc<Conn>, Request<Incoming>) -> F) -> usize {
+            size_of::<F>()
+        }
+        let size = size(handle);
+        assert!(size <= 10, "{size} bytes");
+    }
+}

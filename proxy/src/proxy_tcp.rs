@@ -6,8 +6,8 @@ use tokio::net::TcpStream;
 
 use crate::{
     endpoint::Ticket,
-    telemetry::metrics::{ConnectionSide, ConnectionState},
     snapshot::{PortId, PortKind, Target, Upstream},
+    telemetry::metrics::{ConnectionSide, ConnectionState},
     tunnel,
     upstream::connect,
     worker::Worker,

@@ -87,7 +87,14 @@ impl Record {
     }
 
     /// An attempt begins; its trace context goes into `headers`.
-    pub fn attempt(&mut self, worker: &Worker, endpoint: &Arc<Endpoint>, tls: bool, headers: Option<&mut HeaderMap>, now: Instant) {
+    pub fn attempt(
+        &mut self,
+        worker: &Worker,
+        endpoint: &Arc<Endpoint>,
+        tls: bool,
+        headers: Option<&mut HeaderMap>,
+        now: Instant,
+    ) {
         let span_id = worker.attempt_span(&self.trace);
         if let Some(headers) = headers {
             self.trace.inject(headers, span_id);

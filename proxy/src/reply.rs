@@ -1,7 +1,7 @@
 //! Replies that Weft makes itself: refusals, redirects. Each says why.
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 
 use crate::{
     body::ReplyBody,
@@ -31,6 +31,20 @@ impl From<Refusal> for Answer {
     }
 }
 
+impl Default for Answer {
+    /// What is left when the answer has been taken.
+    fn default() -> Self {
+        Self::Refused(Refusal::new(Reason::Internal, "answered twice"))
+    }
+}
+
+impl Manner {
+    /// How `request` wants to be answered.
+    pub fn of<B>(request: &Request<B>, grpc: bool) -> Self {
+        Self { grpc, method: request.method().clone(), h2: request.version() == Version::HTTP_2 }
+    }
+}
+
 /// How the client wants to be answered.
 #[derive(Debug, Clone)]
 pub struct Manner {
@@ -43,7 +57,7 @@ pub struct Manner {
 }
 
 /// Turns an answer into a response.
-pub fn reply(answer: Answer, manner: Manner, mut exchange: Box<Exchange>) -> Response<ReplyBody> {
+pub fn reply(answer: Answer, manner: &Manner, mut exchange: Box<Exchange>) -> Response<ReplyBody> {
     let (refusal, allow) = match answer {
         Answer::Redirect(status, location) => {
             exchange.record.status = status.as_u16();

@@ -35,6 +35,9 @@ pub fn start(format: Format) {
         Format::Json => lines.json().flatten_event(true).init(),
     }
     if let Some(error) = bad {
-        tracing::warn!(error, "RUST_LOG is not understood and was ignored; an example is RUST_LOG=info,weft_proxy=debug");
+        tracing::warn!(
+            error,
+            "RUST_LOG is not understood and was ignored; an example is RUST_LOG=info,weft_proxy=debug"
+        );
     }
 }

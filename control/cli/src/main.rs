@@ -14,6 +14,10 @@ use clap::{Parser, Subcommand};
 
 use exit::Exit;
 
+/// Small requests allocate and free all the time: see bench/README.md for what this is worth.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A service mesh without sidecars: an HTTP proxy per node, for the connections that need one.
 #[derive(Debug, Parser)]
 #[command(name = "weft", version, propagate_version = true, max_term_width = 100)]

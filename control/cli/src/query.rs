@@ -50,9 +50,11 @@ pub fn endpoints(args: &Args) -> Done {
         return Ok(());
     }
     let services: Value = serde_json::from_str(&text).map_err(anyhow::Error::from)?;
-    let mut rows = vec![["SERVICE", "ADDRESS", "HEALTH", "BREAKER", "WEIGHT", "IN FLIGHT", "EWMA MS", "REQUESTS", "FAILURES"]
-        .map(str::to_owned)
-        .to_vec()];
+    let mut rows = vec![
+        ["SERVICE", "ADDRESS", "HEALTH", "BREAKER", "WEIGHT", "IN FLIGHT", "EWMA MS", "REQUESTS", "FAILURES"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
     for service in services.as_array().into_iter().flatten() {
         for endpoint in service["endpoints"].as_array().into_iter().flatten() {
             let mut row = vec![cell(&service["service"])];

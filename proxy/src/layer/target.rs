@@ -117,13 +117,19 @@ pub struct Routed {
 ///
 /// # Errors
 /// `no_route` or `method_not_allowed`.
-pub fn route(snapshot: &Snapshot, conn: &Conn, request: &Request<Incoming>, asked: &Asked<'_>) -> Result<Routed, Answer> {
+pub fn route(
+    snapshot: &Snapshot,
+    conn: &Conn,
+    request: &Request<Incoming>,
+    asked: &Asked<'_>,
+) -> Result<Routed, Answer> {
     let no_route = |detail: String| Answer::Refused(Refusal::with(Reason::NoRoute, detail));
     let Some(PortKind::Http { listeners, .. }) = snapshot.port(conn.port).map(|port| &port.kind) else {
         return Err(no_route(format!("port {} is no longer configured", conn.port.port())));
     };
-    let table =
-        listeners.find(&asked.host).ok_or_else(|| no_route(format!("no listener of port {} serves this host", conn.port.port())))?;
+    let table = listeners
+        .find(&asked.host)
+        .ok_or_else(|| no_route(format!("no listener of port {} serves this host", conn.port.port())))?;
     let view = View {
         host: &asked.host,
         method: request.method(),
@@ -198,9 +204,8 @@ pub fn forwarded_uri(
             None => Some(upstream.service.name.parse().map_err(|_| bad())?),
         },
     };
-    parts.path_and_query = Some(
-        path.or_else(|| uri.path_and_query().cloned()).unwrap_or(PathAndQuery::from_static("/")),
-    );
+    parts.path_and_query =
+        Some(path.or_else(|| uri.path_and_query().cloned()).unwrap_or(PathAndQuery::from_static("/")));
     Uri::from_parts(parts).map(Some).map_err(|_| bad())
 }
 
@@ -215,9 +220,11 @@ pub fn forwarded_host(rule: &Rule, asked: &Asked<'_>) -> Result<Option<HeaderVal
 
 /// The value of a cookie.
 pub fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h [u8]> {
-    headers.get_all(header::COOKIE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';')).find_map(|pair| {
-        let pair = pair.trim_ascii();
-        let equals = pair.iter().position(|byte| *byte == b'=')?;
-        (&pair[..equals] == name.as_bytes()).then(|| &pair[equals + 1..])
-    })
+    headers.get_all(header::COOKIE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';')).find_map(
+        |pair| {
+            let pair = pair.trim_ascii();
+            let equals = pair.iter().position(|byte| *byte == b'=')?;
+            (&pair[..equals] == name.as_bytes()).then(|| &pair[equals + 1..])
+        },
+    )
 }

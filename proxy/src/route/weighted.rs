@@ -35,12 +35,23 @@ impl<T> Weighted<T> {
     /// The value that `random`, which is uniform over all of `u64`, stands for. `None` when nothing has a weight.
     #[inline]
     pub fn pick(&self, random: u64) -> Option<&T> {
-        if let [(_, only)] = &*self.entries {
-            return Some(only);
+        self.get(self.pick_position(random)?)
+    }
+
+    /// The value at a position that [`Self::pick_position`] gave.
+    pub fn get(&self, position: usize) -> Option<&T> {
+        self.entries.get(position).map(|(_, value)| value)
+    }
+
+    /// As [`Self::pick`]: the position of the value, for callers that cannot keep the reference.
+    #[inline]
+    pub fn pick_position(&self, random: u64) -> Option<usize> {
+        if self.entries.len() == 1 {
+            return Some(0);
         }
         // The high half of the product is uniform over 0..total; the bias, total / 2^64, is too small to see.
         let point = ((u128::from(random) * u128::from(self.total())) >> 64) as u64;
-        self.entries.iter().find(|(sum, _)| point < *sum).map(|(_, value)| value)
+        self.entries.iter().position(|(sum, _)| point < *sum)
     }
 }
 

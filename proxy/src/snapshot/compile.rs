@@ -8,11 +8,14 @@ use std::{
 };
 
 use weft_model::config::{
-    Address, AllowedNamespaces, BackendRef, BackendTls, Config, Filter, Gateway, HttpRoute, HttpRule, Key,
-    Listener, ListenerProtocol, ParentRef, PathMatch, Policy, RouteKind, ServicePort, TcpRoute, Timeouts,
+    Address, AllowedNamespaces, BackendRef, BackendTls, Config, Filter, Gateway, HttpRoute, HttpRule, Key, Listener,
+    ListenerProtocol, ParentRef, PathMatch, Policy, RouteKind, ServicePort, TcpRoute, Timeouts,
 };
 
-use super::{Deadlines, Mirror, Port, PortId, PortKind, Rewrite, Rule, Service, Snapshot, Target, TcpTarget, Upstream, UpstreamId};
+use super::{
+    Deadlines, Mirror, Port, PortId, PortKind, Rewrite, Rule, Service, Snapshot, Target, TcpTarget, Upstream,
+    UpstreamId,
+};
 use crate::{
     balance::{Balancer, EndpointSet},
     endpoint::Endpoint,
@@ -65,7 +68,8 @@ pub enum CompileError {
 /// # Errors
 /// When expressions, filters or key material turn out to be unusable; `previous` stays as it is.
 pub fn compile(input: &Input<'_>, previous: &Snapshot) -> Result<Snapshot, CompileError> {
-    let mut compiler = Compiler { input, previous, services: HashMap::new(), upstreams: HashMap::new(), rules: Vec::new() };
+    let mut compiler =
+        Compiler { input, previous, services: HashMap::new(), upstreams: HashMap::new(), rules: Vec::new() };
     for service in &input.config.services {
         for port in &service.ports {
             compiler.service(service, port);
@@ -102,9 +106,7 @@ impl Compiler<'_> {
         for written in &service.endpoints {
             let (addresses, hostname): (&[IpAddr], _) = match &written.address {
                 Address::Ip(ip) => (std::slice::from_ref(ip), None),
-                Address::Name(name) => {
-                    (self.input.resolved.get(name).map_or(&[], Vec::as_slice), Some(name.clone()))
-                }
+                Address::Name(name) => (self.input.resolved.get(name).map_or(&[], Vec::as_slice), Some(name.clone())),
             };
             for ip in addresses {
                 let address = SocketAddr::new(*ip, written.port);
@@ -165,13 +167,8 @@ impl Compiler<'_> {
         let before = self.previous.upstreams.get(&id);
         let balancer =
             Balancer::new(&policy.load_balancer, service.endpoints.clone(), before.map(|before| &before.balancer));
-        let upstream = Arc::new(Upstream {
-            protocol: service.protocol,
-            tls: service.tls.clone(),
-            policy,
-            balancer,
-            service,
-        });
+        let upstream =
+            Arc::new(Upstream { protocol: service.protocol, tls: service.tls.clone(), policy, balancer, service });
         self.upstreams.insert(id, upstream.clone());
         Some(upstream)
     }
@@ -289,11 +286,8 @@ impl Compiler<'_> {
         gateway: &Gateway,
         listener: &Listener,
     ) -> Result<Option<TcpTarget>, CompileError> {
-        let mut routes: Vec<&TcpRoute> = config
-            .tcp_routes
-            .iter()
-            .filter(|route| attached(&route.parents, &route.key, gateway, listener))
-            .collect();
+        let mut routes: Vec<&TcpRoute> =
+            config.tcp_routes.iter().filter(|route| attached(&route.parents, &route.key, gateway, listener)).collect();
         routes.sort_by_key(|route| Rank::new(route.created.clone(), &route.key, 0, 0));
         let Some(route) = routes.first() else { return Ok(None) };
         let label: Arc<str> = route.key.to_string().into();
@@ -326,9 +320,10 @@ impl Filters {
                 Filter::ResponseHeaders(modifier) => filters.response_headers = Some(CompiledModifier::new(modifier)?),
                 Filter::Redirect(redirect) => filters.redirect = Some(CompiledRedirect::new(redirect)?),
                 Filter::Rewrite(rewrite) => {
-                    let host = rewrite.hostname.as_ref().map(|host| {
-                        host.parse().map_err(|_| RewriteError::Header(host.clone()))
-                    });
+                    let host = rewrite
+                        .hostname
+                        .as_ref()
+                        .map(|host| host.parse().map_err(|_| RewriteError::Header(host.clone())));
                     let path = rewrite.path.as_ref().map(PathRewrite::new);
                     filters.rewrite = Some(Rewrite { host: host.transpose()?, path: path.transpose()? });
                 }
@@ -383,12 +378,7 @@ fn attached(parents: &[ParentRef], route: &Key, gateway: &Gateway, listener: &Li
         })
 }
 
-fn candidates(
-    config: &Config,
-    gateway: &Gateway,
-    listener: &Listener,
-    rules: &[Vec<u32>],
-) -> Vec<Candidate<u32>> {
+fn candidates(config: &Config, gateway: &Gateway, listener: &Listener, rules: &[Vec<u32>]) -> Vec<Candidate<u32>> {
     let mut candidates = Vec::new();
     for (route, rules) in config.http_routes.iter().zip(rules) {
         if !attached(&route.parents, &route.key, gateway, listener) {

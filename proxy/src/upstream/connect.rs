@@ -15,7 +15,9 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-use crate::{body::RequestBody, endpoint::Endpoint, identity::client::ClientTlsError, snapshot::Upstream, worker::LocalExec};
+use crate::{
+    body::RequestBody, endpoint::Endpoint, identity::client::ClientTlsError, snapshot::Upstream, worker::LocalExec,
+};
 
 /// Most that hyper buffers for one upstream connection in each direction, in bytes.
 const BUFFER: usize = 64 * 1024;

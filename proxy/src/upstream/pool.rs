@@ -153,12 +153,8 @@ impl Pool {
 
     /// Adds a connection that was just opened.
     pub fn add(&self, send: http2::SendRequest<RequestBody>) -> Rc<Http2> {
-        let conn = Rc::new(Http2 {
-            send,
-            streams: Cell::new(0),
-            served: Cell::new(0),
-            since: Cell::new(self.clock.now()),
-        });
+        let conn =
+            Rc::new(Http2 { send, streams: Cell::new(0), served: Cell::new(0), since: Cell::new(self.clock.now()) });
         self.shared.borrow_mut().push(conn.clone());
         conn
     }

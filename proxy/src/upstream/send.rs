@@ -62,9 +62,7 @@ pub async fn send(
     let pool = worker.pools.of(endpoint);
     match upstream.protocol {
         // Boxed: the state of the rarer path must not make every request larger.
-        AppProtocol::Http2 | AppProtocol::Grpc => {
-            Box::pin(http2(upstream, endpoint, &pool, request, progress)).await
-        }
+        AppProtocol::Http2 | AppProtocol::Grpc => Box::pin(http2(upstream, endpoint, &pool, request, progress)).await,
         AppProtocol::Http | AppProtocol::Tcp => http1(upstream, endpoint, &pool, request, progress).await,
     }
 }
@@ -208,7 +206,8 @@ fn closed_before_answer(error: &hyper::Error) -> bool {
 /// HTTP/2: the peer says that it has not processed the stream (RFC 9113 §8.7).
 fn was_refused(error: &hyper::Error) -> bool {
     find::<h2::Error>(error).is_some_and(|h2| {
-        h2.reason() == Some(h2::Reason::REFUSED_STREAM) || (h2.is_go_away() && h2.is_remote() && h2.reason() == Some(h2::Reason::NO_ERROR))
+        h2.reason() == Some(h2::Reason::REFUSED_STREAM)
+            || (h2.is_go_away() && h2.is_remote() && h2.reason() == Some(h2::Reason::NO_ERROR))
     })
 }
 
@@ -224,20 +223,19 @@ fn find<'e, E: std::error::Error + 'static>(error: &'e (dyn std::error::Error + 
 }
 
 /// Names what went wrong between request and response head.
-fn failed(
-    error: &hyper::Error,
-    endpoint: &Endpoint,
-    progress: Option<&Rc<Progress>>,
-    whole: bool,
-) -> SendError {
+fn failed(error: &hyper::Error, endpoint: &Endpoint, progress: Option<&Rc<Progress>>, whole: bool) -> SendError {
     let label = &endpoint.label;
     let unprocessed = whole || was_refused(error);
     let refusal = if let Some(reason) = progress.and_then(|progress| progress.failure.get()) {
         // The client's body ended the exchange; the upstream only saw the consequence.
-        find::<Refusal>(error).cloned().unwrap_or_else(|| Refusal::new(reason, "the request's body broke off or is malformed"))
+        find::<Refusal>(error)
+            .cloned()
+            .unwrap_or_else(|| Refusal::new(reason, "the request's body broke off or is malformed"))
     } else if error.is_parse() {
         Refusal::with(Reason::BadUpstreamResponse, format!("{label}: the answer is not valid HTTP: {error}"))
-    } else if find::<h2::Error>(error).is_some_and(|h2| h2.is_library() || h2.reason() == Some(h2::Reason::PROTOCOL_ERROR)) {
+    } else if find::<h2::Error>(error)
+        .is_some_and(|h2| h2.is_library() || h2.reason() == Some(h2::Reason::PROTOCOL_ERROR))
+    {
         Refusal::with(Reason::BadUpstreamResponse, format!("{label}: the answer breaks HTTP/2's rules: {error}"))
     } else {
         let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
