@@ -1,3 +1,149 @@
+//! The accept loops of a worker: one per listening socket.
+//!
+//! Errors of `accept()` are classed: those of the one connection are passed over, those of the process (no descriptors,
+//! no memory) make the loop wait, 5 ms at first and 100 ms at most, while connections that exist go on.
+
 pub mod detect;
 pub mod guard;
 pub mod rewind;
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    rc::Rc,
+    sync::atomic::Ordering,
+    time::Duration,
+};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    task::{AbortHandle, spawn_local},
+};
+
+use crate::{
+    conn::Order,
+    serve,
+    snapshot::PortId,
+    worker::{Command, Worker},
+};
+
+/// A connection moves to another worker when that one has fewer by more than this.
+const IMBALANCE: u32 = 4;
+
+/// Carries out commands until the worker has drained.
+pub async fn run(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command>) {
+    let loops: RefCell<HashMap<PortId, AbortHandle>> = RefCell::default();
+    while let Some(command) = commands.recv().await {
+        match command {
+            Command::Listen(port, listener) => match TcpListener::from_std(listener) {
+                Ok(listener) => {
+                    let task = spawn_local(accept(worker.clone(), port, listener));
+                    loops.borrow_mut().insert(port, task.abort_handle());
+                }
+                Err(error) => tracing::error!(%port, %error, "cannot listen"),
+            },
+            Command::Unlisten(port) => {
+                if let Some(task) = loops.borrow_mut().remove(&port) {
+                    task.abort();
+                }
+            }
+            Command::Adopt(port, stream, peer) => match TcpStream::from_std(stream) {
+                Ok(stream) => start(&worker, port, stream, peer),
+                Err(error) => tracing::debug!(%error, "cannot adopt a connection"),
+            },
+            Command::Drain => {
+                loops.borrow_mut().drain().for_each(|(_, task)| task.abort());
+                worker.draining.set(true);
+                // HTTP/2 is told by GOAWAY at once; HTTP/1.1 by `Connection: close` on its next response.
+                worker.connections.give_all(Order::Drain, false);
+            }
+            Command::Stop => return,
+            Command::CloseIdle => worker.connections.give_all(Order::Close, true),
+        }
+    }
+}
+
+async fn accept(worker: Rc<Worker>, port: PortId, listener: TcpListener) {
+    let mut back_off = Duration::ZERO;
+    loop {
+        if worker.connections.len() >= worker.shared.options.limits.connections {
+            // The rest waits in the kernel's queue.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            continue;
+        }
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                back_off = Duration::ZERO;
+                place(&worker, port, stream, peer);
+            }
+            Err(error) if of_one_connection(&error) => {}
+            Err(error) => {
+                if back_off.is_zero() {
+                    tracing::warn!(%port, %error, "accept fails; existing connections go on (descriptor limit? see ulimit -n)");
+                }
+                back_off = (back_off * 2).clamp(Duration::from_millis(5), Duration::from_millis(100));
+                tokio::time::sleep(back_off).await;
+            }
+        }
+    }
+}
+
+/// Errors that concern only the connection that was about to be accepted (accept(2)).
+fn of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind as K;
+    matches!(error.kind(), K::ConnectionAborted | K::ConnectionReset | K::ConnectionRefused | K::Interrupted)
+}
+
+/// Keeps the connection, or gives it to a worker that has clearly fewer: the kernel spreads connections by hash, which
+/// leaves workers unequal when there are few (Mitzenmacher's power of two choices, with the worker itself as one).
+fn place(worker: &Rc<Worker>, port: PortId, stream: TcpStream, peer: SocketAddr) {
+    let load = &worker.shared.load;
+    if load.len() > 1 {
+        let other = worker.rng.borrow_mut().usize(0..load.len() - 1);
+        let other = if other >= worker.id { other + 1 } else { other };
+        let (mine, theirs) = (load[worker.id].load(Ordering::Relaxed), load[other].load(Ordering::Relaxed));
+        if mine > theirs + IMBALANCE {
+            if let Ok(stream) = stream.into_std() {
+                // It fails only while that worker ends, and then the whole process does.
+                let _ = worker.siblings[other].send(Command::Adopt(port, stream, peer));
+            }
+            return;
+        }
+    }
+    start(worker, port, stream, peer);
+}
+
+fn start(worker: &Rc<Worker>, port: PortId, stream: TcpStream, peer: SocketAddr) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%peer, %error, "connection gone before it was served");
+        return;
+    }
+    let load = Load::new(worker.clone());
+    let worker = worker.clone();
+    spawn_local(async move {
+        let _load = load;
+        worker.clock.read();
+        if let Err(error) = serve::connection(&worker, port, stream, peer).await {
+            tracing::debug!(%peer, %error, "connection ended");
+        }
+    });
+}
+
+/// Counts a connection in the worker's load.
+struct Load(Rc<Worker>);
+
+impl Load {
+    fn new(worker: Rc<Worker>) -> Self {
+        worker.shared.load[worker.id].fetch_add(1, Ordering::Relaxed);
+        Self(worker)
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.0.shared.load[self.0.id].fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -4,7 +4,10 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU8, AtomicU32, AtomicU64,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     time::{Duration, Instant},
 };
@@ -12,6 +15,13 @@ use std::{
 use crate::balance::ewma::PeakEwma;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+static HEALTH_GENERATION: AtomicU64 = AtomicU64::new(0);
+
+/// Changes whenever an endpoint of this process becomes usable or unusable: what was counted before may be kept as
+/// long as this stays the same.
+pub fn health_generation() -> u64 {
+    HEALTH_GENERATION.load(Relaxed)
+}
 
 /// One address behind a service.
 #[derive(Debug)]
@@ -35,6 +45,7 @@ pub struct Endpoint {
     /// Requests that ended in a connect failure, a reset, a time-out or a 5xx.
     pub failures: AtomicU64,
     weight: AtomicU32,
+    idle_millis: AtomicU64,
     health: AtomicU8,
     /// Nanoseconds after `epoch` at which it last became usable: start of its slow start.
     usable_since: AtomicU64,
@@ -87,6 +98,7 @@ impl Endpoint {
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             weight: AtomicU32::new(weight),
+            idle_millis: AtomicU64::new(60_000),
             health: AtomicU8::new(Health::Unknown as u8),
             usable_since: AtomicU64::new(0),
             epoch: now,
@@ -114,20 +126,33 @@ impl Endpoint {
         }
     }
 
-    /// Records a verdict of the health checker. A recovered endpoint starts slowly again.
+    /// Records a verdict of the health checker. A recovered endpoint starts slowly again; one that was removed keeps no
+    /// verdict, because it no longer counts.
     pub fn set_health(&self, health: Health, now: Instant) {
-        let was = self.health.swap(health as u8, Relaxed) == Health::Unhealthy as u8;
+        if self.is_removed() {
+            return;
+        }
+        self.swap_health(health, now);
+        // Removed by another thread in between: whoever swaps last takes it out of the count.
+        if self.removed.load(SeqCst) {
+            self.swap_health(Health::Unknown, now);
+        }
+    }
+
+    fn swap_health(&self, health: Health, now: Instant) {
+        let was = self.health.swap(health as u8, SeqCst) == Health::Unhealthy as u8;
         match (was, health == Health::Unhealthy) {
             (false, true) => {
                 self.unusable.fetch_add(1, Relaxed);
             }
             (true, false) => {
-                self.unusable.fetch_sub(1, Relaxed);
                 let since = now.saturating_duration_since(self.epoch);
                 self.usable_since.store(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+                self.unusable.fetch_sub(1, Relaxed);
             }
-            _ => {}
+            _ => return,
         }
+        HEALTH_GENERATION.fetch_add(1, Relaxed);
     }
 
     /// Whether a picker may choose it outside of panic.
@@ -140,14 +165,26 @@ impl Endpoint {
         now.saturating_duration_since(self.epoch + Duration::from_nanos(self.usable_since.load(Relaxed)))
     }
 
+    /// How long an idle connection to it is kept.
+    pub fn idle_timeout(&self) -> Duration {
+        Duration::from_millis(self.idle_millis.load(Relaxed))
+    }
+
+    /// From `connectionPool.idleTimeout` of its service.
+    pub fn set_idle_timeout(&self, timeout: Duration) {
+        self.idle_millis.store(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX), Relaxed);
+    }
+
     /// Whether it left the configuration: pooled connections to it are closed instead of kept.
     pub fn is_removed(&self) -> bool {
         self.removed.load(Relaxed)
     }
 
-    /// Called when no configuration names it any more.
+    /// Called when no configuration names it any more. It stops counting as unusable.
     pub fn mark_removed(&self) {
-        self.removed.store(true, Relaxed);
+        if !self.removed.swap(true, SeqCst) {
+            self.swap_health(Health::Unknown, self.epoch);
+        }
     }
 }
 

@@ -1,1 +1,65 @@
-fn main(){}
+//! `weft`: a table of contents. Each verb is a file.
+
+mod completions;
+mod demo;
+mod exit;
+mod logging;
+mod node;
+mod proxy;
+mod query;
+mod schema;
+mod validate;
+
+use clap::{Parser, Subcommand};
+
+use exit::Exit;
+
+/// A service mesh without sidecars: an HTTP proxy per node, for the connections that need one.
+#[derive(Debug, Parser)]
+#[command(name = "weft", version, propagate_version = true, max_term_width = 100)]
+struct Cli {
+    /// How log lines look on stderr; `RUST_LOG` says which appear.
+    #[arg(long, global = true, value_enum, default_value_t = logging::Format::Text)]
+    log_format: logging::Format,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Three sample services, the proxy in front of them, gentle traffic. Needs no arguments and no privileges.
+    Demo(demo::Args),
+    /// The proxy alone, from files that are watched.
+    Proxy(proxy::Args),
+    /// Check files without running: every mistake with its line, and what to do about it.
+    Validate(validate::Args),
+    /// Print the JSON Schema of all documents, for editors.
+    Schema,
+    /// Endpoints of a running node: address, health, load, latency.
+    Endpoints(query::Args),
+    /// Tell a running node to finish what it is doing and to stop.
+    Drain(query::AdminArgs),
+    /// Print a completion script for a shell.
+    Completions(completions::Args),
+    /// Print the manual page.
+    Man,
+}
+
+fn main() -> std::process::ExitCode {
+    let cli = Cli::parse();
+    logging::start(cli.log_format);
+    let done = match cli.verb {
+        Verb::Demo(args) => demo::run(args),
+        Verb::Proxy(args) => proxy::run(args),
+        Verb::Validate(args) => validate::run(&args),
+        Verb::Schema => schema::run(),
+        Verb::Endpoints(args) => query::endpoints(&args),
+        Verb::Drain(args) => query::drain(&args),
+        Verb::Completions(args) => completions::run(&args),
+        Verb::Man => completions::man(),
+    };
+    match done {
+        Ok(()) => Exit::Ok.into(),
+        Err(failure) => failure.report(),
+    }
+}

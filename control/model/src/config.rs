@@ -9,7 +9,7 @@ use std::{fmt, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 pub use crate::policy::*;
 
 /// Namespace and name of an object. `default` is the namespace of a document that names none.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 pub struct Key {
     /// Namespace, `default` when the document names none.
     pub namespace: Arc<str>,
@@ -36,7 +36,7 @@ impl fmt::Display for Key {
 }
 
 /// A complete, valid configuration.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
 pub struct Config {
     /// Explicit listeners.
     pub gateways: Vec<Gateway>,
@@ -61,7 +61,7 @@ pub struct Config {
 }
 
 /// `Gateway`: a set of listeners.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Gateway {
     /// Identity.
     pub key: Key,
@@ -72,7 +72,7 @@ pub struct Gateway {
 }
 
 /// One listener of a Gateway. Several listeners may share a port when their hostnames differ.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Listener {
     /// Unique within the Gateway; what `sectionName` refers to.
     pub name: Arc<str>,
@@ -87,7 +87,7 @@ pub struct Listener {
 }
 
 /// Protocol of a listener.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub enum ListenerProtocol {
     /// Cleartext HTTP/1.1 and HTTP/2 with prior knowledge.
     Http,
@@ -101,7 +101,7 @@ pub enum ListenerProtocol {
 }
 
 /// `allowedRoutes.namespaces.from`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub enum AllowedNamespaces {
     /// Only routes in the Gateway's namespace (Gateway API's default).
     Same,
@@ -110,7 +110,7 @@ pub enum AllowedNamespaces {
 }
 
 /// A Gateway API hostname: exact, or with one leading wildcard label. Always lower case.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 pub enum Hostname {
     /// `shop.example.com`
     Exact(Arc<str>),
@@ -128,7 +128,7 @@ impl fmt::Display for Hostname {
 }
 
 /// What a route attaches to.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub enum ParentRef {
     /// Listeners of a Gateway: all, or those chosen by section name and port.
     Gateway {
@@ -149,7 +149,7 @@ pub enum ParentRef {
 }
 
 /// HTTPRoute or GRPCRoute; both become the same rules.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct HttpRoute {
     /// Identity.
     pub key: Key,
@@ -166,7 +166,7 @@ pub struct HttpRoute {
 }
 
 /// The kind of a route that carries HTTP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 pub enum RouteKind {
     /// HTTPRoute
     Http,
@@ -175,7 +175,7 @@ pub enum RouteKind {
 }
 
 /// One rule.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct HttpRule {
     /// `name`, if given.
     pub name: Option<Arc<str>>,
@@ -194,7 +194,7 @@ pub struct HttpRule {
 }
 
 /// `HTTPRoute.rules[].retry`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct RuleRetry {
     /// Attempts after the first.
     pub attempts: Option<u32>,
@@ -205,7 +205,7 @@ pub struct RuleRetry {
 }
 
 /// Everything given must match.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct HttpMatch {
     /// Path; `PathPrefix /` when omitted.
     pub path: PathMatch,
@@ -218,7 +218,7 @@ pub struct HttpMatch {
 }
 
 /// How a path matches. Paths start with `/`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub enum PathMatch {
     /// The whole path, case sensitive.
     Exact(Arc<str>),
@@ -229,7 +229,7 @@ pub enum PathMatch {
 }
 
 /// A header or query parameter to match.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct NamedMatch {
     /// Header name (lower case) or parameter name.
     pub name: Arc<str>,
@@ -238,7 +238,7 @@ pub struct NamedMatch {
 }
 
 /// How a value matches.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub enum ValueMatch {
     /// Equal.
     Exact(Arc<str>),
@@ -247,7 +247,7 @@ pub enum ValueMatch {
 }
 
 /// What a rule does to a request besides forwarding it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub enum Filter {
     /// RequestHeaderModifier
     RequestHeaders(HeaderModifier),
@@ -262,7 +262,7 @@ pub enum Filter {
 }
 
 /// Applied in the order set, add, remove. Names in lower case and valid, values valid header values.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
 pub struct HeaderModifier {
     /// Overwrites.
     pub set: Vec<(Arc<str>, Arc<str>)>,
@@ -273,7 +273,7 @@ pub struct HeaderModifier {
 }
 
 /// RequestRedirect. Omitted parts are those of the request.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Redirect {
     /// `http` or `https`.
     pub scheme: Option<Arc<str>>,
@@ -288,7 +288,7 @@ pub struct Redirect {
 }
 
 /// URLRewrite.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Rewrite {
     /// Replaces `Host`.
     pub hostname: Option<Arc<str>>,
@@ -297,7 +297,7 @@ pub struct Rewrite {
 }
 
 /// How a path is changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub enum PathModifier {
     /// The whole path; the query stays.
     ReplaceFullPath(Arc<str>),
@@ -306,7 +306,7 @@ pub enum PathModifier {
 }
 
 /// RequestMirror: a copy of a share of the requests, its answer ignored.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Mirror {
     /// Where the copy goes.
     pub service: Key,
@@ -319,7 +319,7 @@ pub struct Mirror {
 }
 
 /// One weighted backend.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct BackendRef {
     /// The Service.
     pub service: Key,
@@ -332,7 +332,7 @@ pub struct BackendRef {
 }
 
 /// TCPRoute: one rule with weighted backends.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct TcpRoute {
     /// Identity.
     pub key: Key,
@@ -345,7 +345,7 @@ pub struct TcpRoute {
 }
 
 /// `weft.dev` Service.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Service {
     /// Identity.
     pub key: Key,
@@ -362,7 +362,7 @@ pub struct Service {
 }
 
 /// `Service.spec.mode`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub enum ServiceMode {
     /// Proxy for HTTP protocols, Direct for tcp.
     Auto,
@@ -373,7 +373,7 @@ pub enum ServiceMode {
 }
 
 /// A port of a Service.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct ServicePort {
     /// Unique within the service when there are several.
     pub name: Arc<str>,
@@ -384,7 +384,7 @@ pub struct ServicePort {
 }
 
 /// What an endpoint speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub enum AppProtocol {
     /// HTTP/1.1 (`http`, also `kubernetes.io/ws`).
     Http,
@@ -397,7 +397,7 @@ pub enum AppProtocol {
 }
 
 /// One endpoint of a Service.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Endpoint {
     /// IP address, or a name to resolve.
     pub address: Address,
@@ -410,7 +410,7 @@ pub struct Endpoint {
 }
 
 /// Where an endpoint is.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize)]
 pub enum Address {
     /// Known.
     Ip(IpAddr),
@@ -428,7 +428,7 @@ impl fmt::Display for Address {
 }
 
 /// `BackendTLSPolicy`: TLS from Weft to the endpoints of a service.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct BackendTls {
     /// Identity.
     pub key: Key,
@@ -443,7 +443,7 @@ pub struct BackendTls {
 }
 
 /// `subjectAltNames[]` of a BackendTLSPolicy.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub enum SubjectAltName {
     /// A DNS name, possibly with a leading wildcard.
     Hostname(Arc<str>),
@@ -452,7 +452,7 @@ pub enum SubjectAltName {
 }
 
 /// Trust anchors.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub enum Trust {
     /// `wellKnownCACertificates: System`.
     System,
@@ -462,7 +462,7 @@ pub enum Trust {
 
 /// Key material. Written as a `weft.dev` Certificate (files, re-read when they change), a core `Secret`
 /// (`kubernetes.io/tls`) or a core `ConfigMap` with `ca.crt`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Certificate {
     /// Identity; the three kinds share one name space here because references name the kind.
     pub key: Key,
@@ -477,7 +477,7 @@ pub struct Certificate {
 }
 
 /// The document kind behind a [`Certificate`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 pub enum CertificateKind {
     /// `weft.dev/v1alpha1` Certificate
     Certificate,
@@ -488,12 +488,23 @@ pub enum CertificateKind {
 }
 
 /// Where PEM text is.
-#[derive(Clone, PartialEq)]
+#[derive(Clone, PartialEq, serde::Serialize)]
+#[serde(into = "String")]
 pub enum Pem {
     /// In a file; relative paths were resolved against the directory of the document.
     File(PathBuf),
     /// In the document itself.
     Inline(Arc<str>),
+}
+
+impl From<Pem> for String {
+    /// Never gives key material away.
+    fn from(pem: Pem) -> Self {
+        match pem {
+            Pem::File(path) => path.display().to_string(),
+            Pem::Inline(text) => format!("({} bytes in the document)", text.len()),
+        }
+    }
 }
 
 impl fmt::Debug for Pem {
@@ -507,7 +518,7 @@ impl fmt::Debug for Pem {
 }
 
 /// `AccessPolicy`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct AccessPolicy {
     /// Identity.
     pub key: Key,
@@ -520,7 +531,7 @@ pub struct AccessPolicy {
 }
 
 /// `AccessPolicy.spec.action`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub enum AccessAction {
     /// Matching sources are let in, everybody else is refused.
     Allow,
@@ -529,14 +540,14 @@ pub enum AccessAction {
 }
 
 /// One rule of an AccessPolicy: sources that match any of its entries.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct AccessRule {
     /// `from[]`.
     pub from: Vec<AccessSource>,
 }
 
 /// `from[]`: everything given must match.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
 pub struct AccessSource {
     /// Names of Workloads.
     pub workloads: Vec<Arc<str>>,
@@ -547,7 +558,7 @@ pub struct AccessSource {
 }
 
 /// `Workload`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Workload {
     /// Identity.
     pub key: Key,
@@ -558,7 +569,7 @@ pub struct Workload {
 }
 
 /// Tracing and access log.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Telemetry {
     /// 0–100; requests that arrive with a sampling decision keep it. 100 when there is no policy but an exporter is set
     /// by environment.
@@ -576,7 +587,7 @@ impl Default for Telemetry {
 }
 
 /// OTLP exporter.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Otlp {
     /// `http://host:port`, scheme required.
     pub endpoint: Arc<str>,
@@ -585,7 +596,7 @@ pub struct Otlp {
 }
 
 /// OTLP transport.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub enum OtlpProtocol {
     /// OTLP/gRPC, usually port 4317.
     Grpc,
@@ -594,16 +605,27 @@ pub enum OtlpProtocol {
 }
 
 /// Access log.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct AccessLog {
     /// How a line looks.
     pub format: LogFormat,
     /// Which requests are logged; `None` is all of them.
+    #[serde(serialize_with = "condition")]
     pub when: Option<crate::condition::Condition>,
 }
 
+fn condition<S: serde::Serializer>(
+    when: &Option<crate::condition::Condition>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match when {
+        Some(when) => serializer.collect_str(&format_args!("{when:?}")),
+        None => serializer.serialize_none(),
+    }
+}
+
 /// Format of the access log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub enum LogFormat {
     /// One JSON object a line.
     Json,

@@ -1,10 +1,31 @@
 //! Weft's resources: as written, validated, and the errors between.
+//!
+//! ```text
+//! text ── tree ──────── schema ────────────── written ──── validate ──── config
+//!         (where it     (unknown fields,      (serde)      (values,      (what Weft
+//!         was written)  types, required)                   references)   sees)
+//! ```
+//!
+//! Each step reports every problem that it finds, at its line and column, and hands on what is sound, so that one
+//! mistake does not hide the next.
+
+pub mod condition;
 pub mod config;
+pub mod duration;
+mod effective;
+mod load;
+pub mod not_yet;
 pub mod policy;
+mod problem;
+mod schema;
+mod suggest;
+mod tree;
+mod unsupported;
+mod validate;
+pub mod written;
+
+pub use condition::{Condition, Facts};
 pub use config::Config;
-pub mod condition { //! stub
-#[derive(Debug, Clone, PartialEq)] #[allow(missing_docs)] pub struct Condition; 
-#[derive(Debug, Clone, PartialEq)] #[allow(missing_docs)] pub struct Facts<'a> { pub status: u16, pub duration: std::time::Duration, pub method: &'a str, pub path: &'a str, pub route: &'a str, pub service: &'a str, pub reason: &'a str }
-#[allow(missing_docs)] impl Condition { pub fn matches(&self, _f: &Facts<'_>) -> bool { true } } }
-pub mod written { //! stub
-#[derive(Debug, Clone, PartialEq, Default)] #[allow(missing_docs)] pub struct TrafficPolicySpec; }
+pub use load::{Checked, Options, load_paths, load_str};
+pub use problem::{Diagnostic, Problems};
+pub use schema::json_schema;

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use crate::config::Key;
 
 /// A TrafficPolicy: what it targets, and the fields that it sets.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct TrafficPolicy {
     /// Identity.
     pub key: Key,
@@ -16,7 +16,7 @@ pub struct TrafficPolicy {
 }
 
 /// `targetRefs[]` of a TrafficPolicy.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize)]
 pub enum PolicyTarget {
     /// Everything that goes to this service.
     Service(Key),
@@ -27,7 +27,7 @@ pub enum PolicyTarget {
 }
 
 /// The policy in force for a service, or for a route to a service: every default is filled in.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Policy {
     /// How an endpoint is picked.
     pub load_balancer: LoadBalancer,
@@ -54,7 +54,7 @@ pub struct Policy {
 }
 
 /// `loadBalancer`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct LoadBalancer {
     /// Algorithm.
     pub kind: BalancerKind,
@@ -69,7 +69,7 @@ pub struct LoadBalancer {
 }
 
 /// `loadBalancer.type`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[allow(missing_docs)]
 pub enum BalancerKind {
     PeakEwma,
@@ -81,7 +81,7 @@ pub enum BalancerKind {
 }
 
 /// `loadBalancer.hash`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub enum HashKey {
     /// Value of this header (lower case).
     Header(Arc<str>),
@@ -94,7 +94,7 @@ pub enum HashKey {
 }
 
 /// `connectionPool`. Counts are per service, for the whole node.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct ConnectionPool {
     /// Open connections to the service.
     pub max_connections: u32,
@@ -111,7 +111,7 @@ pub struct ConnectionPool {
 }
 
 /// `circuitBreaker`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct CircuitBreaker {
     /// Failures in a row that open it.
     pub consecutive_failures: u32,
@@ -132,7 +132,7 @@ pub struct CircuitBreaker {
 }
 
 /// `circuitBreaker.failureRate`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct FailureRate {
     /// 0–100.
     pub percent: f64,
@@ -143,7 +143,7 @@ pub struct FailureRate {
 }
 
 /// `circuitBreaker.slowCalls`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct SlowCalls {
     /// A call is slow from here on.
     pub threshold: Duration,
@@ -154,7 +154,7 @@ pub struct SlowCalls {
 }
 
 /// `retry`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Retry {
     /// Attempts after the first.
     pub attempts: u32,
@@ -175,7 +175,7 @@ pub struct Retry {
 }
 
 /// A condition of `retry.retryOn`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub enum RetryOn {
     /// No connection could be made.
     ConnectFailure,
@@ -194,7 +194,7 @@ pub enum RetryOn {
 }
 
 /// `retry.backoff`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Backoff {
     /// First wait.
     pub base: Duration,
@@ -205,7 +205,7 @@ pub struct Backoff {
 }
 
 /// `retry.backoff.jitter`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[allow(missing_docs)]
 pub enum Jitter {
     Full,
@@ -215,7 +215,7 @@ pub enum Jitter {
 }
 
 /// `retryBudget`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct RetryBudget {
     /// Retries per hundred requests.
     pub percent: f64,
@@ -226,7 +226,7 @@ pub struct RetryBudget {
 }
 
 /// `hedge`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Hedge {
     /// When the second request is sent.
     pub after: HedgeAfter,
@@ -235,7 +235,7 @@ pub struct Hedge {
 }
 
 /// `hedge.after`.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
 pub enum HedgeAfter {
     /// Fixed.
     Duration(Duration),
@@ -244,7 +244,7 @@ pub enum HedgeAfter {
 }
 
 /// One entry of `rateLimit`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct RateLimit {
     /// Requests admitted …
     pub requests: u32,
@@ -259,7 +259,7 @@ pub struct RateLimit {
 }
 
 /// `rateLimit[].key`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub enum RateKey {
     /// Everybody.
     Global,
@@ -276,7 +276,7 @@ pub enum RateKey {
 }
 
 /// `rateLimit[].onBreakerOpen`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct OnBreakerOpen {
     /// Share of the rate admitted while open (0–1).
     pub factor: f64,
@@ -285,7 +285,7 @@ pub struct OnBreakerOpen {
 }
 
 /// `concurrency.adaptive`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Concurrency {
     /// Lower bound.
     pub min: u32,
@@ -294,18 +294,24 @@ pub struct Concurrency {
 }
 
 /// `timeouts`. `ZERO` switches one off.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Timeouts {
     /// Until a connection to an endpoint is usable, TLS included.
     pub connect: Duration,
-    /// The whole request; a rule's own time-out wins.
-    pub request: Duration,
+    /// The whole request, if a policy says so; a rule's own time-out wins. `None`: [`Timeouts::DEFAULT_REQUEST`], which
+    /// does not cover the response's body.
+    pub request: Option<Duration>,
     /// Without a byte in either direction.
     pub idle: Duration,
 }
 
+impl Timeouts {
+    /// From the end of a request to the head of its response, where nobody asked for anything else.
+    pub const DEFAULT_REQUEST: Duration = Duration::from_secs(15);
+}
+
 /// `healthCheck`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct HealthCheck {
     /// What is asked.
     pub probe: Probe,
@@ -320,7 +326,7 @@ pub struct HealthCheck {
 }
 
 /// What a health check asks.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub enum Probe {
     /// GET this path; 2xx is healthy.
     Http(Arc<str>),
@@ -331,7 +337,7 @@ pub enum Probe {
 }
 
 /// `fault`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Fault {
     /// Wait before forwarding: how long, and for which share (0–100).
     pub delay: Option<(Duration, f64)>,
@@ -342,7 +348,7 @@ pub struct Fault {
 }
 
 /// `fault.abort`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub enum FaultAbort {
     /// An HTTP status.
     Status(u16),

@@ -1,0 +1,130 @@
+//! `weft demo`: three sample services, the proxy in front of them, gentle traffic. Everything on loopback, everything in
+//! this process; Ctrl-C ends it.
+
+mod services;
+mod traffic;
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+};
+
+use weft_proxy::options::Options;
+
+use crate::{
+    exit::{Done, Exit, Failure, eprint_line, print_line},
+    node,
+};
+
+/// Arguments of `weft demo`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Where the proxy listens; another free port when it is taken.
+    #[arg(long, default_value_t = 8080)]
+    port: u16,
+    /// Where the admin server listens; another free port when it is taken.
+    #[arg(long, default_value_t = 15000)]
+    admin_port: u16,
+    /// Send no traffic of its own.
+    #[arg(long)]
+    quiet: bool,
+}
+
+/// Runs until Ctrl-C.
+pub fn run(args: Args) -> Done {
+    let failed = |error: std::io::Error| Failure::new(Exit::Failed, format!("cannot start the demo: {error}"));
+    let samples = services::start().map_err(failed)?;
+    let port = free_port(args.port).map_err(failed)?;
+    let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port(args.admin_port).map_err(failed)?));
+    let config = Config::write(&configuration(port, &samples)).map_err(failed)?;
+    let options = Options { node: "demo".into(), admin: Some(admin), ..Options::default() };
+    let path = config.path.clone();
+    let quiet = args.quiet;
+    let done = node::run(options, vec![config.path.clone()], move || {
+        print_line(&guide(port, admin, &path));
+        if !quiet && let Err(error) = traffic::start(port) {
+            eprint_line(&format!("no traffic: {error}"));
+        }
+    });
+    eprint_line("demo ended");
+    done
+}
+
+/// The wanted port, or one that the kernel has left.
+fn free_port(wanted: u16) -> std::io::Result<u16> {
+    match TcpListener::bind((Ipv4Addr::LOCALHOST, wanted)) {
+        Ok(_) => Ok(wanted),
+        Err(_) => TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr().map(|address| address.port()),
+    }
+}
+
+/// The configuration in a file of its own, so that it can be edited while the demo runs.
+struct Config {
+    directory: PathBuf,
+    path: PathBuf,
+}
+
+impl Config {
+    fn write(text: &str) -> std::io::Result<Self> {
+        let directory = std::env::temp_dir().join(format!("weft-demo-{}", std::process::id()));
+        std::fs::create_dir_all(&directory)?;
+        let path = directory.join("demo.yaml");
+        std::fs::write(&path, text)?;
+        Ok(Self { directory, path })
+    }
+}
+
+impl Drop for Config {
+    fn drop(&mut self) {
+        // Left behind in the temporary directory at worst.
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn configuration(port: u16, samples: &services::Samples) -> String {
+    let endpoints = |addresses: &[SocketAddr]| {
+        addresses
+            .iter()
+            .map(|address| format!("  - {{address: {}, port: {}}}\n", address.ip(), address.port()))
+            .collect::<String>()
+    };
+    let service = |name: &str, addresses: &[SocketAddr]| {
+        format!(
+            "---\napiVersion: weft.dev/v1alpha1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  \
+             ports: [{{name: http, port: 80, appProtocol: http}}]\n  endpoints:\n{}",
+            endpoints(addresses)
+        )
+    };
+    format!(
+        "# Edit and save: the running demo takes it over, and says so when something is wrong.\n{}{}{}{}",
+        include_str!("demo/routes.yaml").replace("PORT", &port.to_string()),
+        service("hello", &samples.hello),
+        service("cart", &samples.cart),
+        service("flaky", &samples.flaky),
+    )
+}
+
+fn guide(port: u16, admin: SocketAddr, config: &Path) -> String {
+    let (url, admin_url) = (format!("http://127.0.0.1:{port}"), format!("http://{admin}"));
+    let config = config.display();
+    format!(
+        "
+Weft is running. Try:
+
+  curl -i {url}/                      hello, from one of two endpoints
+  curl -i {url}/cart/42               another service, found by its path
+  curl -i {url}/flaky                 fails now and then: see x-weft-reason and the endpoint's own 500s
+  curl -i {url}/old                   a redirect
+  curl -i {url}/nowhere              no route: Weft answers, and says why
+  wrk -t1 -c64 -d10 {url}/
+
+See what it does:
+
+  weft endpoints --admin {admin}      health, load and latency of every endpoint
+  curl -s {admin_url}/traces?min_ms=20    slow requests, as traces
+  curl -s {admin_url}/metrics
+  $EDITOR {config}    the configuration; saved changes are in force at once
+
+Ctrl-C ends everything."
+    )
+}

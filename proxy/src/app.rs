@@ -1,0 +1,330 @@
+//! The only wiring: workers, configuration, health checks, name resolution, admin, readiness, drain.
+//!
+//! Everything here runs on an ordinary runtime beside the workers. A configuration goes through [`App::apply`]: compile,
+//! bind, publish. If any step fails, the one in force stays as it is.
+
+pub mod admin;
+mod bind;
+mod watch;
+
+pub use bind::hint as bind_hint;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, watch as channel};
+use weft_model::Config;
+
+use crate::{
+    endpoint::InFlight,
+    identity::{Identities, IdentityError},
+    options::Options,
+    snapshot::{
+        PortId, Snapshot,
+        compile::{self, CompileError},
+    },
+    telemetry::{Exporter, Telemetry, export::Environment},
+    worker::{self, Command, Shared},
+};
+
+/// Longest wait for the last lines of the access log.
+const FLUSH: Duration = Duration::from_secs(2);
+
+/// Why a configuration is not in force.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// It cannot be compiled.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// Key material cannot be used: every reason.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Identity(Vec<IdentityError>),
+    /// A port cannot be had.
+    #[error("cannot listen on {address}: {source}{}", bind::hint(.source))]
+    Bind {
+        /// The port.
+        address: SocketAddr,
+        /// What the kernel says.
+        source: io::Error,
+    },
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its first configuration cannot be put in force.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// The admin port cannot be had.
+    #[error("cannot listen on {address} for the admin server: {source}{}", bind::hint(.source))]
+    Admin {
+        /// The port.
+        address: SocketAddr,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// No thread or runtime for a worker.
+    #[error("cannot start a worker: {0}")]
+    Worker(io::Error),
+}
+
+/// A running node.
+pub struct App {
+    shared: Arc<Shared>,
+    workers: Vec<mpsc::UnboundedSender<Command>>,
+    threads: Vec<JoinHandle<()>>,
+    /// Ports that are bound.
+    ports: BTreeMap<PortId, ()>,
+    config: Arc<Config>,
+    revision: u64,
+    watch: watch::Watch,
+    exporter: Exporter,
+    identities: Arc<Identities>,
+    state: Arc<State>,
+}
+
+/// What readiness and the admin server look at.
+#[derive(Debug)]
+pub struct State {
+    /// Configurations that were refused.
+    pub reload_failures: AtomicU64,
+    /// Why the last one was, until one is accepted again.
+    pub last_error: ArcSwap<Option<String>>,
+    /// A drain has begun.
+    pub draining: AtomicBool,
+    /// Asks the owner of the process to drain.
+    pub drain: channel::Sender<bool>,
+    /// When the node was started.
+    pub started: Instant,
+}
+
+impl App {
+    /// Starts the workers, without any port yet.
+    ///
+    /// # Errors
+    /// When a thread cannot be made.
+    pub fn start(options: Options) -> Result<Self, StartError> {
+        let workers = options.workers.max(1);
+        let telemetry = Arc::new(Telemetry::new(&options.node, Environment::read(), std::io::stdout()));
+        let shared = Arc::new(Shared {
+            snapshot: ArcSwap::from_pointee(Snapshot::empty()),
+            generation: AtomicU64::new(0),
+            load: (0..workers).map(|_| AtomicU32::new(0)).collect(),
+            requests: (0..workers).map(|_| InFlight::default()).collect(),
+            telemetry: telemetry.clone(),
+            options,
+        });
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
+        let mut threads = Vec::with_capacity(workers);
+        for (id, commands) in receivers.into_iter().enumerate() {
+            let (shared, siblings) = (shared.clone(), senders.clone());
+            let thread = std::thread::Builder::new().name(format!("worker-{id}")).spawn(move || {
+                if let Err(error) = worker::run(id, shared, siblings, commands) {
+                    tracing::error!(worker = id, %error, "worker ended");
+                }
+            });
+            threads.push(thread.map_err(StartError::Worker)?);
+        }
+        let state = Arc::new(State {
+            reload_failures: AtomicU64::new(0),
+            last_error: ArcSwap::from_pointee(None),
+            draining: AtomicBool::new(false),
+            drain: channel::channel(false).0,
+            started: Instant::now(),
+        });
+        Ok(Self {
+            shared,
+            workers: senders,
+            threads,
+            ports: BTreeMap::new(),
+            config: Arc::default(),
+            revision: 0,
+            watch: watch::Watch::new(tokio::runtime::Handle::current()),
+            exporter: telemetry.spawn_exporter(),
+            identities: Arc::default(),
+            state,
+        })
+    }
+
+    /// What all threads share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Certificates in use.
+    pub fn identities(&self) -> &Arc<Identities> {
+        &self.identities
+    }
+
+    /// What readiness looks at.
+    pub fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
+    /// Puts a configuration in force, as a whole or not at all.
+    ///
+    /// # Errors
+    /// When it cannot be compiled or a new port cannot be bound; what was in force stays.
+    pub fn apply(&mut self, config: Arc<Config>) -> Result<(), ApplyError> {
+        self.identities.apply(&config, SystemTime::now()).map_err(ApplyError::Identity)?;
+        let applied = self.apply_with_identities(config);
+        if applied.is_err()
+            && let Err(errors) = self.identities.apply(&self.config, SystemTime::now())
+        {
+            tracing::error!(?errors, "the certificates of the configuration in force cannot be loaded any more");
+        }
+        applied
+    }
+
+    fn apply_with_identities(&mut self, config: Arc<Config>) -> Result<(), ApplyError> {
+        let revision = self.revision + 1;
+        let snapshot = self.compile(&config, revision)?;
+        let wanted: Vec<PortId> = snapshot.ports.iter().map(|port| port.id).collect();
+        let mut fresh = Vec::new();
+        for id in wanted.iter().filter(|id| !self.ports.contains_key(id)) {
+            let sockets =
+                bind::sockets(*id, self.workers.len()).map_err(|source| ApplyError::Bind { address: *id, source })?;
+            fresh.push((*id, sockets));
+        }
+        // From here on nothing can fail.
+        self.revision = revision;
+        self.config = config;
+        self.publish(snapshot);
+        for (id, sockets) in fresh {
+            self.ports.insert(id, ());
+            for (worker, socket) in self.workers.iter().zip(sockets) {
+                let _ = worker.send(Command::Listen(id, socket));
+            }
+        }
+        let gone: Vec<PortId> = self.ports.keys().filter(|id| !wanted.contains(id)).copied().collect();
+        for id in gone {
+            self.ports.remove(&id);
+            self.tell(|| Command::Unlisten(id));
+        }
+        self.shared.telemetry.configure(&self.config.telemetry);
+        self.state.last_error.store(Arc::new(None));
+        Ok(())
+    }
+
+    /// Notes that a configuration was refused.
+    pub fn refused(&self, why: String) {
+        self.state.reload_failures.fetch_add(1, Ordering::Relaxed);
+        self.shared.telemetry.metrics.config_reload_failures.fetch_add(1, Ordering::Relaxed);
+        self.state.last_error.store(Arc::new(Some(why)));
+    }
+
+    /// Waits until an endpoint's name resolves to something else, and takes it over.
+    pub async fn resolved(&mut self) {
+        self.watch.changed().await;
+        match self.compile(&self.config.clone(), self.revision) {
+            Ok(snapshot) => self.publish(snapshot),
+            Err(error) => tracing::error!(%error, "new addresses are not in force"),
+        }
+    }
+
+    fn compile(&mut self, config: &Arc<Config>, revision: u64) -> Result<Snapshot, CompileError> {
+        let previous = self.shared.snapshot.load();
+        let input = compile::Input {
+            config: config.clone(),
+            revision,
+            zone: self.shared.options.zone.as_deref().map(Into::into),
+            resolved: self.watch.addresses(),
+            identities: &self.identities,
+            telemetry: &self.shared.telemetry,
+            now: Instant::now(),
+        };
+        compile::compile(&input, &previous)
+    }
+
+    fn publish(&mut self, snapshot: Snapshot) {
+        let previous = self.shared.snapshot.load_full();
+        let snapshot = Arc::new(snapshot);
+        let kept: HashMap<u64, ()> = snapshot
+            .services
+            .values()
+            .flat_map(|service| service.endpoints().iter().map(|endpoint| (endpoint.id, ())))
+            .collect();
+        self.watch.follow(&snapshot);
+        self.shared.publish(snapshot);
+        for endpoint in previous.services.values().flat_map(|service| service.endpoints()) {
+            if !kept.contains_key(&endpoint.id) {
+                endpoint.mark_removed();
+            }
+        }
+        self.shared.telemetry.metrics.config_revision.store(self.revision, Ordering::Relaxed);
+    }
+
+    fn tell(&self, command: impl Fn() -> Command) {
+        for worker in &self.workers {
+            // A worker is gone only when the process is on its way out.
+            let _ = worker.send(command());
+        }
+    }
+
+    /// Revision of the configuration in force.
+    pub const fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Ports that are bound.
+    pub fn ports(&self) -> impl Iterator<Item = PortId> {
+        self.ports.keys().copied()
+    }
+
+    /// Requests in flight and open connections, over all workers.
+    pub fn load(&self) -> (u32, u32) {
+        let requests = self.shared.requests.iter().map(InFlight::get).sum();
+        let connections = self.shared.load.iter().map(|load| load.load(Ordering::Relaxed)).sum();
+        (requests, connections)
+    }
+
+    /// Stops accepting, lets what is in flight finish, and ends the workers. Returns whether everything had ended.
+    ///
+    /// Idle HTTP/1.1 connections get a moment before they are closed: a request that is already on its way is still
+    /// answered, with `Connection: close`.
+    pub async fn drain(mut self) -> bool {
+        const QUIET: Duration = Duration::from_secs(1);
+        let timeout = self.shared.options.drain_timeout;
+        let deadline = tokio::time::Instant::now() + timeout;
+        self.state.draining.store(true, Ordering::Relaxed);
+        self.tell(|| Command::Drain);
+        let started = tokio::time::Instant::now();
+        let mut told = false;
+        let ended = loop {
+            let (_, connections) = self.load();
+            if connections == 0 {
+                break true;
+            }
+            let now = tokio::time::Instant::now();
+            if now >= deadline {
+                break false;
+            }
+            if !told && now >= started + QUIET.min(timeout / 2) {
+                told = true;
+            }
+            if told {
+                self.tell(|| Command::CloseIdle);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        self.tell(|| Command::Stop);
+        for thread in self.threads.drain(..) {
+            // A worker that panicked has said so already.
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+        self.exporter.shutdown().await;
+        let shared = self.shared.clone();
+        let _ = tokio::task::spawn_blocking(move || shared.telemetry.flush_access_log(FLUSH)).await;
+        ended
+    }
+}

@@ -1,0 +1,141 @@
+//! What changes without a new configuration: addresses behind names, and the health of endpoints.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, watch},
+    task::JoinHandle,
+};
+use weft_model::config::{Address, HealthCheck, Key};
+
+use crate::{
+    endpoint::{Endpoint, Health},
+    health::{Checker, OnChange},
+    resolve::Resolver,
+    snapshot::Snapshot,
+};
+
+/// Resolvers and health checkers of the configuration in force.
+pub struct Watch {
+    handle: Handle,
+    resolver: Resolver,
+    addresses: HashMap<Arc<str>, Vec<IpAddr>>,
+    names: HashMap<Arc<str>, Name>,
+    changed: Arc<Notify>,
+    checkers: HashMap<(Key, u16), (HealthCheck, Checker)>,
+    on_change: OnChange,
+}
+
+/// A name that is being resolved.
+struct Name {
+    answers: watch::Receiver<Vec<IpAddr>>,
+    /// Passes changes on; ends with this.
+    task: JoinHandle<()>,
+}
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Watch {
+    /// Watches nothing yet; its tasks run on the runtime of `handle`.
+    pub fn new(handle: Handle) -> Self {
+        Self {
+            handle,
+            resolver: Resolver::new(),
+            addresses: HashMap::new(),
+            names: HashMap::new(),
+            changed: Arc::default(),
+            checkers: HashMap::new(),
+            on_change: Arc::new(|endpoint: &Endpoint, health: Health, why: &str| {
+                tracing::info!(endpoint = &*endpoint.label, health = health.as_str(), why, "health changed");
+            }),
+        }
+    }
+
+    /// What names resolve to.
+    pub fn addresses(&self) -> &HashMap<Arc<str>, Vec<IpAddr>> {
+        &self.addresses
+    }
+
+    /// Starts and stops checkers and resolvers so that they fit `snapshot`.
+    pub fn follow(&mut self, snapshot: &Arc<Snapshot>) {
+        self.follow_names(snapshot);
+        self.follow_health(snapshot);
+    }
+
+    fn follow_names(&mut self, snapshot: &Snapshot) {
+        let wanted: HashSet<Arc<str>> = snapshot
+            .config
+            .services
+            .iter()
+            .flat_map(|service| &service.endpoints)
+            .filter_map(|endpoint| match &endpoint.address {
+                Address::Name(name) => Some(name.clone()),
+                Address::Ip(_) => None,
+            })
+            .collect();
+        self.names.retain(|name, _| wanted.contains(name));
+        self.addresses.retain(|name, _| wanted.contains(name));
+        for name in wanted {
+            if self.names.contains_key(&name) {
+                continue;
+            }
+            let answers = self.resolver.watch(&self.handle, &name);
+            let (mut news, changed) = (answers.clone(), self.changed.clone());
+            let task = self.handle.spawn(async move {
+                while news.changed().await.is_ok() {
+                    changed.notify_one();
+                }
+            });
+            self.names.insert(name, Name { answers, task });
+        }
+    }
+
+    fn follow_health(&mut self, snapshot: &Snapshot) {
+        let mut before = std::mem::take(&mut self.checkers);
+        for (id, service) in &snapshot.services {
+            let Some(spec) = &service.policy.health_check else { continue };
+            let endpoints = service.endpoints().to_vec();
+            let checker = match before.remove(id) {
+                Some((old, mut checker)) if old == *spec => {
+                    checker.update(endpoints);
+                    checker
+                }
+                _ => {
+                    let tls = service.tls().map(|tls| tls.parts(service.protocol));
+                    Checker::start(&self.handle, spec.clone(), endpoints, service.protocol, tls, self.on_change.clone())
+                }
+            };
+            self.checkers.insert(id.clone(), (spec.clone(), checker));
+        }
+        for (_, checker) in before.into_values() {
+            checker.forget();
+        }
+    }
+
+    /// Waits until a name resolves to something else.
+    pub async fn changed(&mut self) {
+        loop {
+            self.changed.notified().await;
+            let mut news = false;
+            for (name, resolved) in &mut self.names {
+                let answer = resolved.answers.borrow_and_update().clone();
+                if self.addresses.get(name) != Some(&answer) {
+                    self.addresses.insert(name.clone(), answer);
+                    news = true;
+                }
+            }
+            if news {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! Bodies in both directions. Frames are passed on as they come; nothing is buffered here.
+//!
+//! [`RequestBody`] goes to an upstream and keeps account of what happened to it; [`ReplyBody`] goes to the client and
+//! carries everything that has to happen when the response ends: the connection goes back to its pool, the exchange is
+//! recorded.
+
+use std::{
+    cell::Cell,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::sync::mpsc;
+
+use crate::{
+    accept::guard::Violation,
+    error::{Reason, Refusal},
+    exchange::Exchange,
+    upstream::pool::Lease,
+};
+
+/// Error of a body: boxed, because hyper boxes it anyway.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What happened to a request body so far; shared between the body and the exchange.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// The upstream's connection has asked for data: the body cannot be sent a second time.
+    pub touched: Cell<bool>,
+    /// The whole body has been handed on.
+    pub done: Cell<bool>,
+    /// Bytes handed on.
+    pub bytes: Cell<u64>,
+    /// Why the body ended early: the client's fault, not the upstream's.
+    pub failure: Cell<Option<Reason>>,
+    /// Something moved since the last time somebody looked (see `exchange`).
+    pub moved: Cell<bool>,
+}
+
+/// A request's body on its way to an upstream.
+#[derive(Debug)]
+pub struct RequestBody {
+    source: Source,
+    progress: Option<Rc<Progress>>,
+    /// Largest number of bytes accepted; `u64::MAX` is unlimited.
+    limit: u64,
+    /// Copies for mirrors.
+    tees: Vec<mpsc::Sender<Frame<Bytes>>>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Empty,
+    Client(Incoming),
+    Copy(mpsc::Receiver<Frame<Bytes>>),
+}
+
+impl RequestBody {
+    /// No body.
+    pub const fn empty() -> Self {
+        Self { source: Source::Empty, progress: None, limit: u64::MAX, tees: Vec::new() }
+    }
+
+    /// The client's body; bodies that have already ended cost nothing.
+    pub fn from_client(body: Incoming, limit: u64) -> (Self, Option<Rc<Progress>>) {
+        if body.is_end_stream() {
+            return (Self::empty(), None);
+        }
+        let progress = Rc::new(Progress::default());
+        let body =
+            Self { source: Source::Client(body), progress: Some(progress.clone()), limit, tees: Vec::new() };
+        (body, Some(progress))
+    }
+
+    /// A copy of this body, for a mirror. A mirror that reads more slowly than the upstream loses its copy.
+    pub fn tee(&mut self) -> Self {
+        if matches!(self.source, Source::Empty) {
+            return Self::empty();
+        }
+        let (sender, receiver) = mpsc::channel(16);
+        self.tees.push(sender);
+        Self { source: Source::Copy(receiver), progress: None, limit: u64::MAX, tees: Vec::new() }
+    }
+
+    /// Whether there is nothing to send.
+    pub fn is_empty(&self) -> bool {
+        matches!(self.source, Source::Empty)
+    }
+
+    fn account(&mut self, frame: &Frame<Bytes>) -> Result<(), BodyError> {
+        if let (Some(progress), Some(data)) = (&self.progress, frame.data_ref()) {
+            let bytes = progress.bytes.get() + data.len() as u64;
+            progress.bytes.set(bytes);
+            progress.moved.set(true);
+            if bytes > self.limit {
+                progress.failure.set(Some(Reason::RequestTooLarge));
+                return Err(Refusal::new(Reason::RequestTooLarge, "the body is larger than --max-body-bytes").into());
+            }
+        }
+        self.tees.retain(|tee| tee.try_send(copy(frame)).is_ok());
+        Ok(())
+    }
+}
+
+/// Why a client's body ended early: the guard may know better than hyper.
+fn broken(error: &hyper::Error) -> Refusal {
+    let io = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    match io.and_then(|io| io.get_ref()).and_then(|inner| inner.downcast_ref::<Violation>()) {
+        Some(violation) => Refusal::new(violation.reason, violation.detail),
+        None => Refusal::new(Reason::BadRequest, "the request's body broke off"),
+    }
+}
+
+fn copy(frame: &Frame<Bytes>) -> Frame<Bytes> {
+    match (frame.data_ref(), frame.trailers_ref()) {
+        (Some(data), _) => Frame::data(data.clone()),
+        (None, Some(trailers)) => Frame::trailers(trailers.clone()),
+        (None, None) => Frame::data(Bytes::new()),
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let polled = match &mut this.source {
+            Source::Empty => return Poll::Ready(None),
+            Source::Client(body) => Pin::new(body).poll_frame(cx),
+            Source::Copy(receiver) => return receiver.poll_recv(cx).map(|frame| frame.map(Ok)),
+        };
+        if let Some(progress) = &this.progress {
+            progress.touched.set(true);
+        }
+        match polled {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Err(error) = this.account(&frame) {
+                    return Poll::Ready(Some(Err(error)));
+                }
+                if let (true, Some(progress)) = (this.is_end_stream(), &this.progress) {
+                    progress.done.set(true);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                let refusal = broken(&error);
+                if let Some(progress) = &this.progress {
+                    progress.failure.set(Some(refusal.reason));
+                }
+                // Mirrors must not take what they have for the whole.
+                this.tees.clear();
+                Poll::Ready(Some(Err(refusal.into())))
+            }
+            Poll::Ready(None) => {
+                if let Some(progress) = &this.progress {
+                    progress.done.set(true);
+                }
+                this.tees.clear();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Empty => true,
+            Source::Client(body) => body.is_end_stream(),
+            Source::Copy(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Empty => SizeHint::with_exact(0),
+            Source::Client(body) => body.size_hint(),
+            Source::Copy(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// A response's body on its way to the client.
+#[derive(Debug)]
+pub struct ReplyBody {
+    source: ReplySource,
+    /// Recorded when the body ends or is dropped.
+    exchange: Option<Exchange>,
+}
+
+#[derive(Debug)]
+enum ReplySource {
+    Empty,
+    Full(Bytes),
+    Upstream { body: Incoming, lease: Lease },
+}
+
+impl ReplyBody {
+    /// A body that Weft made.
+    pub fn local(text: Bytes, exchange: Exchange) -> Self {
+        let source = if text.is_empty() { ReplySource::Empty } else { ReplySource::Full(text) };
+        Self { source, exchange: Some(exchange) }
+    }
+
+    /// The upstream's body.
+    pub fn upstream(body: Incoming, mut lease: Lease, exchange: Exchange) -> Self {
+        let source = if body.is_end_stream() {
+            lease.finish();
+            ReplySource::Empty
+        } else {
+            ReplySource::Upstream { body, lease }
+        };
+        Self { source, exchange: Some(exchange) }
+    }
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let (body, lease) = match &mut this.source {
+            ReplySource::Empty => return Poll::Ready(None),
+            ReplySource::Full(_) => {
+                let ReplySource::Full(text) = std::mem::replace(&mut this.source, ReplySource::Empty) else {
+                    return Poll::Ready(None);
+                };
+                if let Some(exchange) = &mut this.exchange {
+                    exchange.sent(text.len());
+                }
+                return Poll::Ready(Some(Ok(Frame::data(text))));
+            }
+            ReplySource::Upstream { body, lease } => (body, lease),
+        };
+        match Pin::new(&mut *body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(exchange) = &mut this.exchange {
+                    match (frame.data_ref(), frame.trailers_ref()) {
+                        (Some(data), _) => exchange.sent(data.len()),
+                        (None, Some(trailers)) => exchange.trailers(trailers),
+                        (None, None) => {}
+                    }
+                }
+                if body.is_end_stream() {
+                    lease.finish();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                if let Some(exchange) = &mut this.exchange {
+                    exchange.fail(Reason::UpstreamReset);
+                }
+                Poll::Ready(Some(Err(error.into())))
+            }
+            Poll::Ready(None) => {
+                lease.finish();
+                Poll::Ready(None)
+            }
+            Poll::Pending => match this.exchange.as_mut().map_or(Poll::Pending, |exchange| exchange.poll_stalled(cx)) {
+                Poll::Ready(refusal) => Poll::Ready(Some(Err(refusal.into()))),
+                Poll::Pending => Poll::Pending,
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            ReplySource::Empty => true,
+            ReplySource::Full(_) => false,
+            ReplySource::Upstream { body, .. } => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            ReplySource::Empty => SizeHint::with_exact(0),
+            ReplySource::Full(text) => SizeHint::with_exact(text.len() as u64),
+            ReplySource::Upstream { body, .. } => body.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! A client's connection as its requests see it, and the registry that drains and sweeps connections.
+
+use std::{
+    cell::{Cell, OnceCell, RefCell},
+    net::SocketAddr,
+    rc::Rc,
+    task::{Context, Waker},
+    time::Instant,
+};
+
+use http::HeaderValue;
+
+use crate::{
+    accept::guard::{Deadlines, GuardHandle, Overdue},
+    error::Reason,
+    options::Limits,
+    snapshot::PortId,
+    telemetry::metrics::ConnectionGuard,
+    upgrade::Tunnel,
+    worker::Worker,
+};
+
+/// One client connection.
+#[derive(Debug)]
+pub struct Conn {
+    /// Its worker.
+    pub worker: Rc<Worker>,
+    /// The port that accepted it.
+    pub port: PortId,
+    /// The client.
+    pub peer: SocketAddr,
+    /// Our side.
+    pub local: SocketAddr,
+    /// Whether TLS ended here, and the server name that the client asked for.
+    pub tls: Option<Tls>,
+    /// The client's address as `x-forwarded-for` wants it.
+    pub forwarded_for: HeaderValue,
+    /// Whether the client's own forwarding headers count.
+    pub trusted: bool,
+    /// HTTP/1.1 only: what the guard knows.
+    pub guard: OnceCell<GuardHandle>,
+    /// Requests whose response has not ended.
+    pub in_flight: Cell<u32>,
+    /// Last time that a request began, a body moved or a response ended (coarse).
+    pub moved: Cell<Instant>,
+    /// HTTP/1.1: what the connection becomes once the response at hand has been sent.
+    pub tunnel: RefCell<Option<Tunnel>>,
+    order: Cell<Order>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// What the handshake told us.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// SNI.
+    pub server_name: Option<std::sync::Arc<str>>,
+}
+
+/// What a connection is told from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Carry on.
+    None,
+    /// Finish what is in flight, then close: GOAWAY, `Connection: close`.
+    Drain,
+    /// Close at once.
+    Close,
+}
+
+impl Conn {
+    /// A connection that was just accepted.
+    pub fn new(worker: Rc<Worker>, port: PortId, peer: SocketAddr, local: SocketAddr, tls: Option<Tls>) -> Self {
+        let ip = peer.ip().to_canonical();
+        let forwarded_for = HeaderValue::try_from(ip.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
+        let trusted = worker.shared.options.trusts(ip);
+        let moved = Cell::new(worker.clock.now());
+        Self {
+            worker,
+            port,
+            peer: SocketAddr::new(ip, peer.port()),
+            local,
+            tls,
+            forwarded_for,
+            trusted,
+            guard: OnceCell::new(),
+            in_flight: Cell::new(0),
+            moved,
+            tunnel: RefCell::new(None),
+            order: Cell::new(Order::None),
+            waker: RefCell::new(None),
+        }
+    }
+
+    /// `http` or `https`.
+    pub const fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+
+    /// Something moved.
+    pub fn touch(&self) {
+        self.moved.set(self.worker.clock.now());
+    }
+
+    /// The order in force; the task of the connection is woken when it changes.
+    pub fn order(&self, cx: &Context<'_>) -> Order {
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        self.order.get()
+    }
+
+    /// Gives an order; `Close` cannot be taken back.
+    pub fn give(&self, order: Order) {
+        if self.order.get() != Order::Close {
+            self.order.set(order);
+        }
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// Ends the connection if it is past one of its deadlines.
+    fn sweep(&self, now: Instant, limits: &Limits) {
+        let quiet = |since: Instant| now.saturating_duration_since(since);
+        let idle = quiet(self.moved.get()) > limits.idle_timeout;
+        let Some(guard) = self.guard.get() else {
+            // HTTP/2: h2 itself bounds heads; what is left is silence, with or without open streams.
+            if idle {
+                self.give(if self.in_flight.get() == 0 { Order::Drain } else { Order::Close });
+            }
+            return;
+        };
+        let deadlines = Deadlines {
+            header: limits.head_timeout,
+            body: limits.idle_timeout,
+            idle: limits.idle_timeout,
+            write: limits.idle_timeout,
+        };
+        match guard.overdue(now, &deadlines) {
+            None => {}
+            Some(Overdue::Header) => guard.refuse(Reason::RequestTimeout, "the request's head did not arrive in time"),
+            Some(Overdue::Body) => guard.refuse(Reason::RequestTimeout, "the request's body stood still"),
+            Some(Overdue::Idle | Overdue::Write) => self.give(Order::Close),
+        }
+    }
+}
+
+/// Every connection of a worker.
+#[derive(Debug, Default)]
+pub struct Connections {
+    slots: RefCell<Vec<Option<Rc<Conn>>>>,
+    free: RefCell<Vec<usize>>,
+}
+
+impl Connections {
+    /// Keeps `conn` in sight until the registration is dropped.
+    pub fn register(&self, conn: Rc<Conn>, counted: ConnectionGuard) -> Registration {
+        let worker = conn.worker.clone();
+        let mut slots = self.slots.borrow_mut();
+        let slot = self.free.borrow_mut().pop().unwrap_or(slots.len());
+        if slot == slots.len() {
+            slots.push(Some(conn));
+        } else {
+            slots[slot] = Some(conn);
+        }
+        Registration { worker, slot, _counted: counted }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.slots.borrow().len() - self.free.borrow().len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Gives every connection an order; only those without a request in flight if `idle`.
+    pub fn give_all(&self, order: Order, idle: bool) {
+        for conn in self.slots.borrow().iter().flatten() {
+            if !idle || conn.in_flight.get() == 0 {
+                conn.give(order);
+            }
+        }
+    }
+
+    /// Ends what is past its deadlines.
+    pub fn sweep(&self, now: Instant, limits: &Limits) {
+        for conn in self.slots.borrow().iter().flatten() {
+            conn.sweep(now, limits);
+        }
+    }
+}
+
+/// A place in [`Connections`].
+#[derive(Debug)]
+pub struct Registration {
+    worker: Rc<Worker>,
+    slot: usize,
+    _counted: ConnectionGuard,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let connections = &self.worker.connections;
+        let conn = connections.slots.borrow_mut()[self.slot].take();
+        connections.free.borrow_mut().push(self.slot);
+        drop(conn);
+    }
+}

@@ -1,0 +1,4 @@
+//! The steps of the pipeline, one file each.
+
+pub mod mirror;
+pub mod target;

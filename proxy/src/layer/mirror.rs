@@ -1,0 +1,67 @@
+//! RequestMirror: a copy of a share of the requests. Whatever becomes of it, the client's own request is not touched.
+
+use std::{rc::Rc, sync::Arc, time::Duration};
+
+use http::{Request, request::Parts};
+use http_body_util::BodyExt;
+
+use crate::{
+    body::RequestBody,
+    conn::Conn,
+    snapshot::{Rule, Upstream},
+    upstream::send,
+    worker::Worker,
+};
+
+/// Copies under way on one worker; beyond this, requests are not copied.
+const MAX_COPIES: u32 = 256;
+/// A copy may take this long, response included.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Sends the copies that the rule asks for; `body` is teed into them.
+pub fn copies(conn: &Rc<Conn>, rule: &Rule, parts: &Parts, body: &mut RequestBody) {
+    for mirror in &rule.mirrors {
+        let chosen = conn.worker.rng.borrow_mut().u32(0..mirror.denominator) < mirror.numerator;
+        if !chosen || conn.worker.copies.get() >= MAX_COPIES {
+            continue;
+        }
+        let mut request = Request::new(body.tee());
+        *request.method_mut() = parts.method.clone();
+        *request.uri_mut() = parts.uri.clone();
+        *request.version_mut() = parts.version;
+        *request.headers_mut() = parts.headers.clone();
+        tokio::task::spawn_local(copy(conn.worker.clone(), mirror.upstream.clone(), request));
+    }
+}
+
+/// Counts a copy under way.
+struct Counted<'w>(&'w Worker);
+
+impl<'w> Counted<'w> {
+    fn new(worker: &'w Worker) -> Self {
+        worker.copies.set(worker.copies.get() + 1);
+        Self(worker)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.copies.set(self.0.copies.get() - 1);
+    }
+}
+
+async fn copy(worker: Rc<Worker>, upstream: Arc<Upstream>, request: Request<RequestBody>) {
+    let _counted = Counted::new(&worker);
+    let now = worker.clock.now();
+    let picked = upstream.balancer.pick(worker.random(), &[], now, &mut worker.rng.borrow_mut()).cloned();
+    let Some(endpoint) = picked else { return };
+    let exchange = async {
+        if let Ok((response, mut lease)) = send::send(&worker, &upstream, &endpoint, request, None).await {
+            let mut body = response.into_body();
+            while let Some(Ok(_)) = body.frame().await {}
+            lease.finish();
+        }
+    };
+    // Neither its answer nor its failure is anybody's business.
+    let _ = tokio::time::timeout(TIMEOUT, exchange).await;
+}

@@ -1,0 +1,256 @@
+//! The life of a request, on one screen. Read [`forward`] from top to bottom.
+//!
+//! The steps are plain functions in a plain `async fn`, and not a stack of tower services: it reads in the order in
+//! which things happen, and costs nothing for what a route does not use (see `bench/README.md` for the comparison).
+
+use std::{convert::Infallible, rc::Rc, sync::Arc};
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri::PathAndQuery};
+use hyper::body::Incoming;
+use weft_model::config::AppProtocol;
+
+use crate::{
+    balance::hash_str,
+    body::{ReplyBody, RequestBody},
+    conn::Conn,
+    endpoint::Endpoint,
+    error::{Reason, Refusal},
+    exchange::Exchange,
+    headers::{self, Seen},
+    layer::{mirror, target},
+    reply::{self, Answer, Manner},
+    snapshot::{Rule, Snapshot, Target, Upstream},
+    upgrade::{Client, Tunnel},
+    upstream::{pool::Lease, send},
+};
+
+/// Answers one request. Never fails: what goes wrong becomes a reply with its reason.
+pub async fn handle(conn: Rc<Conn>, request: Request<Incoming>) -> Result<Response<ReplyBody>, Infallible> {
+    let seen = headers::scan(request.headers());
+    let mut exchange = Exchange::begin(&conn, &request, seen.grpc);
+    let h2 = request.version() == Version::HTTP_2;
+    let manner = Manner { grpc: seen.grpc, method: request.method().clone(), h2 };
+    let mut response = match forward(&conn, request, seen, &mut exchange).await {
+        Ok((response, lease)) => {
+            exchange.answered(response.status().as_u16());
+            response.map(|body| ReplyBody::upstream(body, lease, exchange))
+        }
+        Err(answer) => reply::reply(answer, manner, exchange),
+    };
+    if conn.worker.draining.get() && !h2 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
+}
+
+async fn forward(
+    conn: &Rc<Conn>,
+    mut request: Request<Incoming>,
+    seen: Seen,
+    exchange: &mut Exchange,
+) -> Result<(Response<Incoming>, Lease), Answer> {
+    let worker = &conn.worker;
+    let snapshot = worker.snapshot();
+
+    // Which rule: by host, path, method, headers and query, in the form that will be forwarded.
+    let source = target::Source::of(&request)?;
+    let asked = source.asked(request.method())?;
+    let found = target::route(&snapshot, conn, &request, &asked)?;
+    exchange.routed(&snapshot, found.rule);
+    let rule = &snapshot.rules[found.rule as usize];
+    if let Some(redirect) = &rule.redirect {
+        return Err(target::redirect(redirect, conn, &asked, found.matched)?);
+    }
+
+    // Which backend of the rule.
+    let target = rule.backends.pick(worker.random()).ok_or_else(|| nowhere("the rule has no backend with a weight"))?;
+    exchange.targeted(target);
+    let upstream = target.upstream.as_ref().ok_or_else(|| nowhere("the service or its port does not exist"))?;
+    headers::check_length(request.headers(), worker.shared.options.limits.body_bytes)?;
+
+    // What the upstream sees.
+    let hash = hash_of(upstream, conn, &request, asked.path());
+    let tunnel = headers::wants_tunnel(request.method(), seen) && !is_h2(upstream);
+    let client = tunnel.then(|| match request.version() {
+        Version::HTTP_2 => Client::Http2(hyper::upgrade::on(&mut request)),
+        _ => Client::Http1,
+    });
+    let uri = target::forwarded_uri(rule, upstream, request.method(), &asked, found.matched)?;
+    let host = target::forwarded_host(rule, &asked)?;
+    headers::prepare_request(request.headers_mut(), seen, tunnel && seen.upgrade, asked.authority(), conn)?;
+    apply(&mut request, uri, host, rule, target, upstream);
+    exchange.record.forwarded(request.headers());
+
+    // The body begins to flow when the upstream asks for it.
+    let (parts, body) = request.into_parts();
+    let (mut body, progress) = RequestBody::from_client(body, worker.shared.options.limits.body_bytes);
+    exchange.progress = progress;
+    mirror::copies(conn, rule, &parts, &mut body);
+    let mut request = Request::from_parts(parts, body);
+    request.extensions_mut().clear();
+
+    // Send it: to another endpoint as long as nobody has seen any of it.
+    let (response, lease) = attempts(exchange, upstream, hash, request).await?;
+    finish(response, lease, client, conn, rule, target, exchange)
+}
+
+/// Picks an endpoint and sends. A request that no endpoint has processed is picked again, a few times; other retries
+/// are a matter of policy.
+async fn attempts(
+    exchange: &mut Exchange,
+    upstream: &Arc<Upstream>,
+    hash: u64,
+    mut request: Request<RequestBody>,
+) -> Result<(Response<Incoming>, Lease), Refusal> {
+    const PICKS: usize = 3;
+    let conn = exchange.conn.clone();
+    let worker = &conn.worker;
+    let mut tried = smallvec::SmallVec::<[u64; PICKS]>::new();
+    loop {
+        let now = worker.clock.now();
+        let picked = upstream.balancer.pick(hash, &tried, now, &mut worker.rng.borrow_mut()).cloned();
+        let endpoint = picked.ok_or_else(|| no_endpoint(upstream))?;
+        exchange.attempt(&endpoint, upstream.tls.is_some(), request.headers_mut());
+        let progress = exchange.progress.clone();
+        let sending = send::send(worker, upstream, &endpoint, request, progress.as_ref());
+        let error = match exchange.within(sending).await {
+            Ok(answer) => {
+                let now = worker.clock.read();
+                exchange.record.head(answer.0.status().as_u16(), answer.0.headers(), now);
+                observe(&endpoint, exchange, now);
+                return Ok(answer);
+            }
+            Err(error) => error,
+        };
+        exchange.record.attempt_failed(error.refusal.reason, worker.clock.now());
+        observe(&endpoint, exchange, worker.clock.read());
+        tried.push(endpoint.id);
+        let others = upstream.service.endpoints().len() > tried.len();
+        match error.request {
+            Some(back) if error.unprocessed && others && tried.len() < PICKS => {
+                endpoint.failures.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                request = *back;
+            }
+            _ => return Err(error.refusal),
+        }
+    }
+}
+
+/// Tells the balancer how long the endpoint took.
+fn observe(endpoint: &Endpoint, exchange: &Exchange, now: std::time::Instant) {
+    if let Some(start) = exchange.record.attempt_start() {
+        endpoint.latency.observe(now.saturating_duration_since(start), now);
+    }
+}
+
+/// Request and fields as the upstream gets them.
+fn apply(
+    request: &mut Request<Incoming>,
+    uri: Option<Uri>,
+    host: Option<HeaderValue>,
+    rule: &Rule,
+    target: &Target,
+    upstream: &Upstream,
+) {
+    if let Some(uri) = uri {
+        *request.uri_mut() = uri;
+    }
+    *request.version_mut() = http::Version::HTTP_11;
+    if is_h2(upstream) {
+        request.headers_mut().remove(header::HOST);
+        *request.version_mut() = http::Version::HTTP_2;
+    } else if let Some(host) = host {
+        request.headers_mut().insert(header::HOST, host);
+    }
+    for modifier in [&rule.request_headers, &target.request_headers].into_iter().flatten() {
+        modifier.apply(request.headers_mut());
+    }
+}
+
+/// Makes the upstream's response fit for the client; starts the tunnel if that is what it is.
+fn finish(
+    mut response: Response<Incoming>,
+    mut lease: Lease,
+    client: Option<Client>,
+    conn: &Rc<Conn>,
+    rule: &Rule,
+    target: &Target,
+    exchange: &mut Exchange,
+) -> Result<(Response<Incoming>, Lease), Answer> {
+    let connect = exchange.record.method() == Method::CONNECT;
+    let tunnel = if connect {
+        response.status().is_success()
+    } else {
+        response.status() == StatusCode::SWITCHING_PROTOCOLS
+    };
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS && client.is_none() {
+        let detail = "the endpoint switched protocols without being asked to";
+        return Err(Refusal::new(Reason::BadUpstreamResponse, detail).into());
+    }
+    if headers::prepare_response(response.headers_mut(), tunnel && !connect).close {
+        lease.forfeit();
+    }
+    for modifier in [&rule.response_headers, &target.response_headers].into_iter().flatten() {
+        modifier.apply(response.headers_mut());
+    }
+    if let Some(client) = client {
+        // Bytes that the guard held back belong to the tunnel, or are the next request.
+        if let Some(guard) = conn.guard.get() {
+            guard.resume_after_upgrade(tunnel);
+        }
+        if tunnel {
+            lease.forfeit();
+            Tunnel::new(conn, hyper::upgrade::on(&mut response), target).start(conn, client);
+        } else if connect {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
+    Ok((response, lease))
+}
+
+fn is_h2(upstream: &Upstream) -> bool {
+    matches!(upstream.protocol, AppProtocol::Http2 | AppProtocol::Grpc)
+}
+
+fn nowhere(detail: &'static str) -> Refusal {
+    Refusal::new(Reason::NoEndpoint, detail)
+}
+
+fn no_endpoint(upstream: &Upstream) -> Refusal {
+    let all = upstream.service.endpoints().len();
+    let name = &upstream.service.name;
+    let detail = if all == 0 {
+        format!("service {name} has no endpoints")
+    } else {
+        format!("none of the {all} endpoints of service {name} is usable")
+    };
+    Refusal::with(Reason::NoEndpoint, detail)
+}
+
+/// What RingHash and Maglev hash; 0 for the others, which ignore it.
+fn hash_of(upstream: &Upstream, conn: &Conn, request: &Request<Incoming>, path: &str) -> u64 {
+    use weft_model::config::{BalancerKind, HashKey};
+    let balancer = &upstream.policy.load_balancer;
+    if !matches!(balancer.kind, BalancerKind::RingHash | BalancerKind::Maglev) {
+        return 0;
+    }
+    let source = || hash_str(conn.forwarded_for.as_bytes());
+    match &balancer.hash {
+        HashKey::Header(name) => {
+            request.headers().get(&**name).map_or_else(source, |value| hash_str(value.as_bytes()))
+        }
+        HashKey::Cookie(name) => target::cookie(request.headers(), name).map_or_else(source, hash_str),
+        HashKey::SourceIp => source(),
+        HashKey::Path => hash_str(path.as_bytes()),
+    }
+}
+
+/// Keeps the request's own target unless something changes it.
+pub fn with_path(path: PathAndQuery) -> Result<Uri, Refusal> {
+    let mut parts = http::uri::Parts::default();
+    parts.path_and_query = Some(path);
+    Uri::from_parts(parts).map_err(|_| Refusal::new(Reason::BadRequest, "the request target cannot be forwarded"))
+}
+
+/// What workers look routes up in.
+pub type Snap = Rc<Arc<Snapshot>>;

@@ -1,0 +1,81 @@
+//! TCP listeners: a connection in, a connection out.
+
+use std::{io, net::SocketAddr, rc::Rc, time::Duration};
+
+use tokio::net::TcpStream;
+
+use crate::{
+    endpoint::Ticket,
+    telemetry::metrics::{ConnectionSide, ConnectionState},
+    snapshot::{PortId, PortKind, Target, Upstream},
+    tunnel,
+    upstream::connect,
+    worker::Worker,
+};
+
+/// Endpoints tried before a client is let down.
+const PICKS: usize = 3;
+
+/// Passes bytes between a client and an endpoint of the TCPRoute's backends.
+///
+/// # Errors
+/// When no endpoint can be reached, or when either side fails.
+pub async fn connection(worker: &Rc<Worker>, port: PortId, client: TcpStream, peer: SocketAddr) -> io::Result<()> {
+    let _counted = worker.telemetry.metrics.connection(ConnectionSide::Downstream, ConnectionState::Active);
+    let snapshot = worker.snapshot();
+    let Some(PortKind::Tcp(Some(route))) = snapshot.port(port).map(|port| &port.kind) else {
+        tracing::info!(%peer, %port, "connection closed: no TCPRoute is attached to this listener");
+        return Ok(());
+    };
+    let refused = |detail: String| {
+        tracing::info!(%peer, %port, route = &*route.route, detail, "connection closed");
+        Ok(())
+    };
+    let Some(target) = route.backends.pick(worker.random()) else {
+        return refused("the route has no backend with a weight".into());
+    };
+    let Some(upstream) = target.upstream.as_ref() else {
+        return refused(format!("service {} or its port does not exist", target.service));
+    };
+    match open(worker, upstream, peer).await {
+        Ok((io, ticket)) => pass(worker, target, client, io, ticket).await,
+        Err(detail) => refused(detail),
+    }
+}
+
+async fn open(worker: &Worker, upstream: &Upstream, peer: SocketAddr) -> Result<(connect::Io, Ticket), String> {
+    let hash = crate::balance::hash_str(peer.ip().to_string().as_bytes());
+    let mut tried = smallvec::SmallVec::<[u64; PICKS]>::new();
+    let mut why = format!("service {} has no usable endpoint", upstream.service.name);
+    while tried.len() < PICKS {
+        let now = worker.clock.read();
+        let picked = upstream.balancer.pick(hash, &tried, now, &mut worker.rng.borrow_mut()).cloned();
+        let Some(endpoint) = picked.filter(|endpoint| !tried.contains(&endpoint.id)) else { break };
+        let ticket = Ticket::new(endpoint.clone());
+        match connect::connect(upstream, &endpoint).await {
+            Ok(io) => {
+                let now = worker.clock.now();
+                endpoint.latency.observe(worker.clock.read().saturating_duration_since(now), now);
+                return Ok((io, ticket));
+            }
+            Err(error) => {
+                endpoint.failures.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                why = format!("{}: {error}", endpoint.label);
+            }
+        }
+        tried.push(endpoint.id);
+    }
+    Err(why)
+}
+
+async fn pass(
+    worker: &Rc<Worker>,
+    target: &Target,
+    client: TcpStream,
+    server: connect::Io,
+    _ticket: Ticket,
+) -> io::Result<()> {
+    let _held = worker.telemetry.metrics.in_flight(&target.slot);
+    let idle = target.deadlines.idle.unwrap_or(Duration::ZERO);
+    tunnel::run(client, server, idle, &worker.wheel).await.map(drop)
+}

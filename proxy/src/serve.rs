@@ -1,0 +1,198 @@
+//! One client connection: TLS if the port asks for it, HTTP/1.1 or HTTP/2 by a bounded look at the first bytes, then
+//! hyper, request by request.
+
+use std::{
+    future::{Future, poll_fn},
+    net::SocketAddr,
+    pin::{Pin, pin},
+    rc::Rc,
+    task::Poll,
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use http::Method;
+use hyper::{
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+
+use crate::{
+    accept::{
+        detect::{Detected, detect},
+        guard::{Guard, Limits as GuardLimits, Phase, linger},
+        rewind::Rewind,
+    },
+    conn::{Conn, Order, Tls},
+    error::Reason,
+    identity::handshake::Alpn,
+    pipeline, proxy_tcp,
+    snapshot::{PortId, PortKind},
+    telemetry::metrics::{ConnectionSide, ConnectionState},
+    upgrade,
+    worker::{LocalExec, Worker},
+};
+
+/// Most that hyper buffers for one client connection in each direction, in bytes.
+const BUFFER: usize = 64 * 1024;
+/// Flow-control windows towards clients, in bytes: of one stream, and of the connection.
+const H2_WINDOWS: (u32, u32) = (64 * 1024, 1024 * 1024);
+/// After a refusal the client's bytes are thrown away for this long and up to this many, so that it can read the
+/// refusal instead of a reset.
+const LINGER: (Duration, usize) = (Duration::from_secs(1), 256 * 1024);
+
+/// Serves an accepted connection until it ends.
+///
+/// # Errors
+/// What ended it early; for the log only.
+pub async fn connection(
+    worker: &Rc<Worker>,
+    port: PortId,
+    stream: TcpStream,
+    peer: SocketAddr,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let snapshot = worker.snapshot();
+    let local = stream.local_addr()?;
+    let identity = match snapshot.port(port).map(|port| &port.kind) {
+        None => return Ok(()),
+        Some(PortKind::Tcp(_)) => return Ok(proxy_tcp::connection(worker, port, stream, peer).await?),
+        Some(PortKind::Http { tls, .. }) => tls.clone(),
+    };
+    drop(snapshot);
+    let Some(identity) = identity else {
+        let conn = Rc::new(Conn::new(worker.clone(), port, peer, local, None));
+        return http(conn, stream, None).await;
+    };
+    let handshake = worker.handshakes.accept(stream, identity.server_config()).await?;
+    let tls = Tls { server_name: handshake.sni.clone() };
+    let conn = Rc::new(Conn::new(worker.clone(), port, peer, local, Some(tls)));
+    http(conn, handshake.stream, Some(handshake.alpn)).await
+}
+
+async fn http<IO>(conn: Rc<Conn>, mut io: IO, alpn: Option<Alpn>) -> Result<(), Box<dyn std::error::Error>>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let worker = &conn.worker;
+    let counted = worker.telemetry.metrics.connection(ConnectionSide::Downstream, ConnectionState::Active);
+    let _registration = worker.connections.register(conn.clone(), counted);
+    let mut first = BytesMut::new();
+    let protocol = match alpn {
+        Some(Alpn::Http2) => Detected::Http2,
+        Some(Alpn::Http1) => Detected::Http1,
+        Some(Alpn::None) | None => {
+            let looking = detect(&mut io, &mut first);
+            let mut looking = pin!(looking);
+            // The sweeper closes a connection on which nothing arrives.
+            let detected = poll_fn(|cx| match conn.order(cx) {
+                Order::None => looking.as_mut().poll(cx).map(Some),
+                Order::Drain | Order::Close => Poll::Ready(None),
+            });
+            match detected.await {
+                Some(detected) => detected?,
+                None => return Ok(()),
+            }
+        }
+    };
+    match protocol {
+        Detected::Closed => Ok(()),
+        Detected::Http1 => http1(&conn, io, first).await,
+        Detected::Http2 => http2(&conn, Rewind::new(io, first.freeze())).await,
+    }
+}
+
+async fn http1<IO>(conn: &Rc<Conn>, io: IO, first: BytesMut) -> Result<(), Box<dyn std::error::Error>>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let limits = &conn.worker.shared.options.limits;
+    let bounds = GuardLimits { head_bytes: limits.head_bytes, headers: limits.headers, uri_bytes: limits.uri_bytes };
+    let (guard, handle) = Guard::new(io, first, bounds, conn.worker.clock.cell());
+    let _ = conn.guard.set(handle.clone());
+    let service = {
+        let conn = conn.clone();
+        service_fn(move |request| pipeline::handle(conn.clone(), request))
+    };
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(BUFFER).header_read_timeout(None);
+    let mut served = builder.serve_connection(TokioIo::new(guard), service);
+    let mut told = false;
+    let ended = poll_fn(|cx| {
+        loop {
+            if let Order::Close = conn.order(cx) {
+                return Poll::Ready(Ok(()));
+            }
+            if let Poll::Ready(ended) = Pin::new(&mut served).poll(cx) {
+                return Poll::Ready(ended);
+            }
+            if told || !handle.refuse_now() {
+                return Poll::Pending;
+            }
+            // What was asked before has been answered; as hyper shuts the connection down, the guard says why.
+            told = true;
+            Pin::new(&mut served).graceful_shutdown();
+        }
+    })
+    .await;
+    // hyper closes a connection whose request it has not read to its end; the client should still see the response.
+    let unread = handle.phase() == Phase::Body;
+    let parts = served.into_parts();
+    let mut io = parts.io.into_inner();
+    if let Some(tunnel) = conn.tunnel.take() {
+        upgrade::log(tunnel.run(Rewind::new(io, parts.read_buf), conn).await, conn);
+        return Ok(());
+    }
+    if let Some(violation) = handle.violation() {
+        refused(conn, violation.reason);
+    }
+    if handle.violation().is_some() || (unread && ended.is_ok()) {
+        linger(&mut io, LINGER.1, LINGER.0).await;
+    }
+    Ok(ended?)
+}
+
+/// Counts a request that hyper never saw.
+fn refused(conn: &Conn, reason: Reason) {
+    let telemetry = &conn.worker.telemetry;
+    let code = reason.row().status.as_u16();
+    telemetry.metrics.request_done(telemetry.unrouted(), &Method::default(), code, Some(reason), None, Duration::ZERO);
+    tracing::debug!(peer = %conn.peer, %reason, "request refused before it was read");
+}
+
+async fn http2<IO>(conn: &Rc<Conn>, io: IO) -> Result<(), Box<dyn std::error::Error>>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let limits = &conn.worker.shared.options.limits;
+    let service = {
+        let conn = conn.clone();
+        service_fn(move |request| pipeline::handle(conn.clone(), request))
+    };
+    let served = http2::Builder::new(LocalExec)
+        .initial_stream_window_size(H2_WINDOWS.0)
+        .initial_connection_window_size(H2_WINDOWS.1)
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+        .max_send_buf_size(BUFFER)
+        .serve_connection(TokioIo::new(io), service);
+    let mut served = pin!(served);
+    let mut told = false;
+    let ended = poll_fn(|cx| {
+        match conn.order(cx) {
+            Order::Close => return Poll::Ready(Ok(())),
+            Order::Drain if !told => {
+                told = true;
+                served.as_mut().graceful_shutdown();
+            }
+            Order::Drain | Order::None => {}
+        }
+        served.as_mut().poll(cx)
+    })
+    .await;
+    Ok(ended?)
+}

@@ -1,0 +1,11 @@
+//! Where the configuration comes from.
+//!
+//! | file | |
+//! |---|---|
+//! | `file.rs` | YAML files, hot-reloaded |
+//! | `dirs.rs` | "something happened to these files", settled; also used for certificates |
+
+pub mod dirs;
+pub mod file;
+
+pub use file::{FileSource, Reloader, Update};

@@ -1,0 +1,143 @@
+//! New connections to endpoints: TCP, TLS if the service's policy asks for it, then the HTTP handshake.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::client::TlsStream;
+
+use crate::{body::RequestBody, endpoint::Endpoint, identity::client::ClientTlsError, snapshot::Upstream, worker::LocalExec};
+
+/// Most that hyper buffers for one upstream connection in each direction, in bytes.
+const BUFFER: usize = 64 * 1024;
+/// Flow-control windows towards upstreams, in bytes: of one stream, and of the connection.
+const H2_WINDOWS: (u32, u32) = (128 * 1024, 1024 * 1024);
+
+/// A connection to an endpoint, before HTTP.
+#[derive(Debug)]
+pub enum Io {
+    /// Cleartext.
+    Plain(TcpStream),
+    /// TLS, boxed because it is some 1.5 KiB large.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// TCP said no.
+    #[error("cannot connect: {0}")]
+    Tcp(io::Error),
+    /// TLS said no.
+    #[error("TLS handshake failed: {0}")]
+    Tls(ClientTlsError),
+    /// HTTP/2 said no.
+    #[error("HTTP/2 handshake failed: {0}")]
+    Handshake(hyper::Error),
+    /// `timeouts.connect` is over.
+    #[error("no connection within {0:?}")]
+    Timeout(Duration),
+}
+
+/// Opens a connection to `endpoint`, within the connect time-out of `upstream`.
+pub async fn connect(upstream: &Upstream, endpoint: &Endpoint) -> Result<Io, ConnectError> {
+    let limit = upstream.policy.timeouts.connect;
+    let connecting = async {
+        let stream = TcpStream::connect(endpoint.address).await.map_err(ConnectError::Tcp)?;
+        stream.set_nodelay(true).map_err(ConnectError::Tcp)?;
+        match &upstream.tls {
+            None => Ok(Io::Plain(stream)),
+            Some(tls) => {
+                let stream = tls.connect(stream, upstream.protocol).await.map_err(ConnectError::Tls)?;
+                Ok(Io::Tls(Box::new(stream)))
+            }
+        }
+    };
+    if limit.is_zero() {
+        return connecting.await;
+    }
+    tokio::time::timeout(limit, connecting).await.unwrap_or(Err(ConnectError::Timeout(limit)))
+}
+
+/// Starts HTTP/1.1 on a connection; a local task drives it until it ends.
+pub async fn http1(io: Io) -> Result<http1::SendRequest<RequestBody>, hyper::Error> {
+    let (send, connection) = http1::Builder::new().max_buf_size(BUFFER).handshake(TokioIo::new(io)).await?;
+    tokio::task::spawn_local(async move {
+        // Its requests learn of an error themselves; an idle connection has nobody to tell.
+        let _ = connection.with_upgrades().await;
+    });
+    Ok(send)
+}
+
+/// Starts HTTP/2 with prior knowledge (or after ALPN) on a connection; a local task drives it until it ends.
+pub async fn http2(io: Io) -> Result<http2::SendRequest<RequestBody>, hyper::Error> {
+    let (send, connection) = http2::Builder::new(LocalExec)
+        .initial_stream_window_size(H2_WINDOWS.0)
+        .initial_connection_window_size(H2_WINDOWS.1)
+        .max_send_buf_size(BUFFER)
+        .handshake(TokioIo::new(io))
+        .await?;
+    tokio::task::spawn_local(async move {
+        let _ = connection.await;
+    });
+    Ok(send)
+}
+
+impl AsyncRead for Io {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Sends one request to one endpoint.
+//!
+//! A pooled connection may have been closed by its peer a moment ago. That never costs the client an error when it can
+//! be helped: what was not sent is sent again on another connection, and so is an idempotent request without a body
+//! (RFC 9110 §9.2.2, RFC 9112 §9.3.1).
+
+use std::{rc::Rc, sync::Arc};
+
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use weft_model::config::AppProtocol;
+
+use super::{
+    connect::{self, ConnectError},
+    pool::{Lease, Pool, Stream},
+};
+use crate::{
+    body::{Progress, RequestBody},
+    endpoint::Endpoint,
+    error::{Reason, Refusal},
+    snapshot::Upstream,
+    worker::Worker,
+};
+
+/// How often a request may meet a connection that its peer has just closed before a fresh one is opened for it.
+const STALE_TRIES: u32 = 3;
+
+/// A failed attempt.
+#[derive(Debug)]
+pub struct SendError {
+    /// What the client would be told.
+    pub refusal: Refusal,
+    /// No upstream has processed any of it, so that it may be sent elsewhere.
+    pub unprocessed: bool,
+    /// The request, if it came back whole.
+    pub request: Option<Box<Request<RequestBody>>>,
+}
+
+impl From<Refusal> for SendError {
+    /// A time-out: whatever was sent may have been processed.
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, unprocessed: false, request: None }
+    }
+}
+
+impl SendError {
+    fn connect(error: &ConnectError, endpoint: &Endpoint, request: Request<RequestBody>) -> Self {
+        let reason = Reason::ConnectFailed;
+        Self {
+            refusal: Refusal::with(reason, format!("{}: {error}", endpoint.label)),
+            unprocessed: true,
+            request: Some(Box::new(request)),
+        }
+    }
+}
+
+/// Sends `request` to `endpoint` and waits for the response's head.
+pub async fn send(
+    worker: &Worker,
+    upstream: &Upstream,
+    endpoint: &Arc<Endpoint>,
+    request: Request<RequestBody>,
+    progress: Option<&Rc<Progress>>,
+) -> Result<(Response<Incoming>, Lease), SendError> {
+    let pool = worker.pools.of(endpoint);
+    match upstream.protocol {
+        AppProtocol::Http2 | AppProtocol::Grpc => http2(upstream, endpoint, &pool, request, progress).await,
+        AppProtocol::Http | AppProtocol::Tcp => http1(upstream, endpoint, &pool, request, progress).await,
+    }
+}
+
+async fn http1(
+    upstream: &Upstream,
+    endpoint: &Endpoint,
+    pool: &Rc<Pool>,
+    mut request: Request<RequestBody>,
+    progress: Option<&Rc<Progress>>,
+) -> Result<(Response<Incoming>, Lease), SendError> {
+    let idempotent = is_idempotent(request.method());
+    let mut stale = 0;
+    loop {
+        let pooled = if stale < STALE_TRIES { pool.checkout().await } else { None };
+        let mut conn = match pooled {
+            Some(conn) => conn,
+            None => match open_http1(upstream, endpoint).await {
+                Ok(send) => pool.fresh(send),
+                Err(error) => return Err(SendError::connect(&error, endpoint, request)),
+            },
+        };
+        let reused = conn.served > 0;
+        if reused && !idempotent {
+            // This one cannot be repeated: let the runtime look at its sockets once, so that a close that has already
+            // arrived is noticed before anything is written.
+            tokio::task::yield_now().await;
+            if conn.send.is_closed() {
+                stale += 1;
+                continue;
+            }
+        }
+        let spare = if reused && idempotent && request.body().is_empty() { Some(copy_head(&request)) } else { None };
+        match conn.send.try_send_request(request).await {
+            Ok(response) => {
+                let max_requests = upstream.policy.connection_pool.max_requests_per_connection;
+                let lease =
+                    Lease::Http1 { pool: pool.clone(), conn: Some(conn), progress: progress.cloned(), max_requests };
+                return Ok((response, lease));
+            }
+            Err(mut error) => match (error.take_message(), spare) {
+                (Some(message), _) if reused => request = message,
+                (Some(message), _) => {
+                    return Err(failed(error.error(), endpoint, progress, Some(Box::new(message))));
+                }
+                (None, Some(spare)) if closed_before_answer(error.error()) => request = spare,
+                (None, _) => return Err(failed(error.error(), endpoint, progress, None)),
+            },
+        }
+        stale += 1;
+    }
+}
+
+async fn open_http1(
+    upstream: &Upstream,
+    endpoint: &Endpoint,
+) -> Result<hyper::client::conn::http1::SendRequest<RequestBody>, ConnectError> {
+    let io = connect::connect(upstream, endpoint).await?;
+    connect::http1(io).await.map_err(ConnectError::Handshake)
+}
+
+async fn http2(
+    upstream: &Upstream,
+    endpoint: &Endpoint,
+    pool: &Rc<Pool>,
+    mut request: Request<RequestBody>,
+    progress: Option<&Rc<Progress>>,
+) -> Result<(Response<Incoming>, Lease), SendError> {
+    let idempotent = is_idempotent(request.method());
+    let mut stale = 0;
+    loop {
+        let conn = loop {
+            if let Some(conn) = pool.share(upstream) {
+                break conn;
+            }
+            let Some(_opening) = pool.wait_or_open().await else { continue };
+            let opened = async {
+                let io = connect::connect(upstream, endpoint).await?;
+                connect::http2(io).await.map_err(ConnectError::Handshake)
+            };
+            match opened.await {
+                Ok(send) => break pool.add(send),
+                Err(error) => return Err(SendError::connect(&error, endpoint, request)),
+            }
+        };
+        let stream = Stream::open(conn, pool);
+        let spare = if request.body().is_empty() { Some(copy_head(&request)) } else { None };
+        let mut sender = stream.sender();
+        match sender.try_send_request(request).await {
+            Ok(response) => return Ok((response, Lease::Http2(stream))),
+            Err(mut error) => {
+                let again = stream.reused() || was_refused(error.error());
+                match (error.take_message(), spare) {
+                    (Some(message), _) if stale < STALE_TRIES => request = message,
+                    (Some(message), _) => {
+                        return Err(failed(error.error(), endpoint, progress, Some(Box::new(message))));
+                    }
+                    (None, Some(spare))
+                        if stale < STALE_TRIES
+                            && again
+                            && (was_refused(error.error()) || (idempotent && closed_before_answer(error.error()))) =>
+                    {
+                        request = spare;
+                    }
+                    (None, _) => return Err(failed(error.error(), endpoint, progress, None)),
+                }
+            }
+        }
+        stale += 1;
+    }
+}
+
+/// RFC 9110 §9.2.2.
+pub fn is_idempotent(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE)
+}
+
+/// A copy of a request that has no body.
+fn copy_head(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut copy = Request::new(RequestBody::empty());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}
+
+/// The peer closed the connection without a byte of an answer: what a just-closed pooled connection looks like.
+fn closed_before_answer(error: &hyper::Error) -> bool {
+    if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
+        return true;
+    }
+    find::<std::io::Error>(error).is_some_and(|io| {
+        use std::io::ErrorKind as K;
+        matches!(io.kind(), K::ConnectionReset | K::BrokenPipe | K::ConnectionAborted | K::NotConnected)
+    })
+}
+
+/// HTTP/2: the peer says that it has not processed the stream (RFC 9113 §8.7).
+fn was_refused(error: &hyper::Error) -> bool {
+    find::<h2::Error>(error).is_some_and(|h2| {
+        h2.reason() == Some(h2::Reason::REFUSED_STREAM) || (h2.is_go_away() && h2.is_remote() && h2.reason() == Some(h2::Reason::NO_ERROR))
+    })
+}
+
+fn find<'e, E: std::error::Error + 'static>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e E> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<E>() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// Names what went wrong between request and response head.
+fn failed(
+    error: &hyper::Error,
+    endpoint: &Endpoint,
+    progress: Option<&Rc<Progress>>,
+    request: Option<Box<Request<RequestBody>>>,
+) -> SendError {
+    let label = &endpoint.label;
+    let unprocessed = request.is_some() || was_refused(error);
+    let refusal = if let Some(reason) = progress.and_then(|progress| progress.failure.get()) {
+        // The client's body ended the exchange; the upstream only saw the consequence.
+        find::<Refusal>(error).cloned().unwrap_or_else(|| Refusal::new(reason, "the request's body broke off or is malformed"))
+    } else if error.is_parse() {
+        Refusal::with(Reason::BadUpstreamResponse, format!("{label}: the answer is not valid HTTP: {error}"))
+    } else if find::<h2::Error>(error).is_some_and(|h2| h2.is_library() || h2.reason() == Some(h2::Reason::PROTOCOL_ERROR)) {
+        Refusal::with(Reason::BadUpstreamResponse, format!("{label}: the answer breaks HTTP/2's rules: {error}"))
+    } else {
+        let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        Refusal::with(Reason::UpstreamReset, format!("{label}: {error}{cause}"))
+    };
+    SendError { refusal, unprocessed, request }
+}

@@ -1,0 +1,63 @@
+//! Clients that take their time, on purpose.
+
+use std::time::Duration;
+
+use weft_tests::{Wire, within};
+
+use super::Watch;
+use crate::Stage;
+
+/// Longer than the proxy's own limit for a request's head.
+const LIMIT: Duration = Duration::from_secs(45);
+
+#[tokio::test]
+async fn half_a_head_is_given_up() {
+    let stage = Stage::h1().await;
+    let watch = Watch::start(&stage).await;
+    let mut wires = Vec::new();
+    for _ in 0..100 {
+        let mut wire = stage.wire().await;
+        wire.send("GET /slow-head HTTP/1.1\r\nHost: a\r\nX-Half").await;
+        wires.push(wire);
+    }
+    within(LIMIT, "every slow client is given up", async {
+        for wire in &mut wires {
+            if let Some(response) = wire.try_response("GET").await {
+                assert_eq!((response.status, response.header("x-weft-reason")), (408, Some("request_timeout")));
+            }
+            assert!(wire.read_to_end().await.is_empty());
+        }
+    })
+    .await;
+    assert!(stage.upstream.seen.to_path("/slow-head").is_empty());
+    watch.unharmed(&stage.weft).await;
+}
+
+#[tokio::test]
+async fn a_head_that_drips_is_given_up() {
+    let stage = Stage::h1().await;
+    let mut wire = stage.wire().await;
+    wire.send("GET /drip-head HTTP/1.1\r\nHost: a\r\n").await;
+    within(LIMIT, "the dripping client is given up", drip_until_closed(&mut wire, "X-A: b\r\n")).await;
+    assert!(stage.upstream.seen.to_path("/drip-head").is_empty());
+}
+
+#[tokio::test]
+async fn half_a_preface_is_given_up() {
+    let stage = Stage::h1().await;
+    for start in ["P", "PRI * HTTP/2.0\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r"] {
+        let mut wire = stage.wire().await;
+        wire.send(start).await;
+        within(LIMIT, "half a preface is given up", wire.read_to_end()).await;
+    }
+}
+
+async fn drip_until_closed(wire: &mut Wire, drop: &str) {
+    loop {
+        wire.send(drop).await;
+        if !wire.silent_for(Duration::from_millis(400)).await {
+            wire.read_to_end().await;
+            return;
+        }
+    }
+}
