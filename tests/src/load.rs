@@ -126,6 +126,8 @@ async fn one_client(addr: SocketAddr, speak: Speak, counts: &Counts, host: &str,
                     }
                 }
                 Ok(reply) => fail(format!("{reply:?}")),
+                // hyper's word for a request that was never sent, because the connection had ended just before.
+                Err(error) if error.starts_with("operation was canceled") => continue 'connection,
                 // RFC 9112 section 9.3.1: a server may close an idle connection at any time.
                 Err(_) if requests > 0 => {
                     counts.raced.fetch_add(1, Ordering::SeqCst);

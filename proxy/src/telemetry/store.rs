@@ -54,7 +54,8 @@ impl StatusFilter {
         }
     }
 
-    fn matches(self, status: i64) -> bool {
+    /// Whether a status passes.
+    pub fn matches(self, status: i64) -> bool {
         match self {
             Self::Exact(wanted) => status == wanted,
             Self::Class(class) => status / 100 == class,
@@ -67,7 +68,8 @@ impl TraceQuery {
     pub fn parse(query: &str) -> Result<Self, String> {
         let mut parsed = Self::default();
         for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')).filter(|(_, v)| !v.is_empty()) {
-            let value = percent_encoding::percent_decode_str(value).decode_utf8_lossy();
+            let value = value.replace('+', " ");
+            let value = percent_encoding::percent_decode_str(&value).decode_utf8_lossy();
             let bad = |expected: &str| format!("{name}={value}: expected {expected}");
             match name {
                 "min_ms" => {

@@ -92,6 +92,31 @@ fn text_is_one_readable_line() {
 }
 
 #[test]
+fn only_what_the_condition_lets_through_is_logged() {
+    let log = |when: &str| {
+        let when = Some(weft_model::condition::Condition::parse(when).unwrap());
+        let memory = Memory::default();
+        let writer = LogWriter::new(Box::new(memory.clone()), Arc::default());
+        let sender = writer.sender();
+        let mut exchange = exchange();
+        let log = AccessLog { format: LogFormat::Json, when };
+        for (status, reason, ms) in [(200, None, 12), (503, Some(Reason::CircuitOpen), 1), (200, None, 1500)] {
+            (exchange.status, exchange.reason, exchange.took) = (status, reason, Duration::from_millis(ms));
+            let facts = exchange.facts();
+            sender.write(&log, &facts, facts.slot.unwrap(), SystemTime::now);
+        }
+        writer.flush(LIMIT);
+        let written = String::from_utf8(memory.0.lock().unwrap().clone()).unwrap();
+        let lines = written.lines().map(|line| serde_json::from_str::<Json>(line).unwrap());
+        lines.map(|line| line["duration_ms"].as_f64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(log("status >= 500 || duration > 1s"), [1.0, 1500.0]);
+    assert_eq!(log("reason == \"circuit_open\""), [1.0]);
+    assert_eq!(log("route == \"shop\" && service == \"cart\" && method == \"GET\""), [12.0, 1.0, 1500.0]);
+    assert_eq!(log("path == \"/other\""), [0.0; 0]);
+}
+
+#[test]
 fn what_clients_send_cannot_steer_a_terminal() {
     let hostile = "/\u{1b}[31mred\u{7f}\u{9b}2J\u{202e}txt\r\nforged\t\"q\\";
     let mut exchange = exchange();

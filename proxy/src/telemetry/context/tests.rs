@@ -100,7 +100,7 @@ fn b3_is_read_when_there_is_no_traceparent() {
         (format!("{t}-{s}-x"), Arrived::Nothing),
         (format!("{t}-{s}-1-{parent}-more"), Arrived::Nothing),
         (format!("{t}-{s}-1-xyz"), Arrived::Nothing),
-        (format!("{t}"), Arrived::Nothing),
+        (t.to_owned(), Arrived::Nothing),
         (format!("{}-{s}-1", "0".repeat(32)), Arrived::Nothing),
     ];
     for (text, expected) in cases {

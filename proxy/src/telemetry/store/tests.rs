@@ -79,8 +79,22 @@ fn the_oldest_goes_first() {
 }
 
 #[test]
+fn a_query_is_decoded() {
+    let query = TraceQuery::parse("min_ms=12.5&status=5xx&route=shop%2Fcart+a&").unwrap();
+    let expected = TraceQuery {
+        min: Duration::from_micros(12_500),
+        status: Some(StatusFilter::Class(5)),
+        route: Some("shop/cart a".into()),
+        limit: None,
+    };
+    assert_eq!(query, expected);
+}
+
+#[test]
 fn a_question_that_makes_no_sense_is_refused() {
-    for query in ["min_ms=fast", "min_ms=-1", "status=9xx", "status=ok", "limit=-1", "colour=red"] {
+    for query in
+        ["min_ms=fast", "min_ms=-1", "min_ms=NaN", "status=9xx", "status=42", "status=ok", "limit=-1", "colour=red"]
+    {
         assert!(TraceQuery::parse(query).is_err(), "{query}");
     }
 }

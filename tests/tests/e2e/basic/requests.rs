@@ -167,9 +167,8 @@ async fn options_star_leaves_the_connection_in_sync() {
 async fn the_query_and_odd_paths_are_forwarded_as_they_came() {
     let stage = Stage::h1().await;
     let mut client = stage.client_h1().await;
-    for path in
-        ["/?", "/?a=b?c=/../d", "/%41%zz-not".trim_end_matches("%zz-not"), "/a;v=1,2/b", "/~user/(x)'!*", "/a%20b"]
-    {
+    // Escapes of unreserved characters may be normalised; these are none.
+    for path in ["/?", "/?a=b?c=/../d&e=%41", "/a;v=1,2/b", "/~user/(x)'!*", "/a%20b", "/%C3%A4%3F"] {
         let echo = client.get("a", path).await.unwrap().json();
         assert_eq!(echo["uri"], path);
     }

@@ -104,7 +104,7 @@ async fn nothing_unsafe_is_sent_twice() {
         let mut client = stage.client_h1().await;
         let before = stage.upstream.all().matches("pay ").count();
         assert_eq!(client.get("a", "/warm").await.unwrap().status, 200);
-        let reply = soon("an answer", client.post("a", "/pay", format!("pay {round}"))).await.unwrap();
+        let reply = soon("an answer", client.post("a", "/buy", format!("pay {round}"))).await.unwrap();
         let sent = stage.upstream.all().matches("pay ").count() - before;
         assert_eq!(sent, 1, "round {round}: the POST was sent {sent} times: {reply:?}");
         if reply.status != 200 {

@@ -94,10 +94,7 @@ async fn answers_that_are_not_http() {
         ("a negative length", "HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\nhello"),
         ("a length with a plus", "HTTP/1.1 200 OK\r\nContent-Length: +5\r\n\r\nhello"),
         ("an unknown transfer coding", "HTTP/1.1 200 OK\r\nTransfer-Encoding: zip\r\n\r\nhello"),
-        (
-            "length and chunks",
-            "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
-        ),
+        ("a coding that stays on", "HTTP/1.1 200 OK\r\nTransfer-Encoding: zip, chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"),
         ("a space before the colon", "HTTP/1.1 200 OK\r\nX-A : 1\r\nContent-Length: 0\r\n\r\n"),
         ("a control character in a value", "HTTP/1.1 200 OK\r\nX-A: \x01\r\nContent-Length: 0\r\n\r\n"),
         ("NUL in a value", "HTTP/1.1 200 OK\r\nX-A: a\0b\r\nContent-Length: 0\r\n\r\n"),
@@ -111,6 +108,20 @@ async fn answers_that_are_not_http() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn a_length_beside_chunks_is_dropped_or_refused() {
+    // RFC 9112 section 6.1: chunks win, and the length must not be forwarded; refusing is fine, too.
+    let text = "HTTP/1.1 200 OK\r\nContent-Length: 30\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+    for reply in answered(RawUpstream::closing(text.as_bytes()).await).await {
+        if reply.status == 200 {
+            assert_eq!((reply.text().as_str(), reply.header("content-length")), ("abc", None), "{reply:?}");
+            assert_eq!(reply.error, None);
+        } else {
+            reply.assert_refused(502, "bad_upstream_response");
+        }
+    }
 }
 
 #[tokio::test]

@@ -48,7 +48,7 @@ async fn half_a_preface_is_given_up() {
     for start in ["P", "PRI * HTTP/2.0\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r"] {
         let mut wire = stage.wire().await;
         wire.send(start).await;
-        within(LIMIT, "half a preface is given up", wire.read_to_end()).await;
+        within(LIMIT, &format!("{start:?} is given up"), wire.read_to_end()).await;
     }
 }
 

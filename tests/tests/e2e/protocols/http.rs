@@ -27,7 +27,8 @@ async fn every_pair_of_versions() {
             assert_eq!(authority.as_deref(), Some("shop.local:81"));
             for (path, status) in [("/status/204", 204), ("/status/304", 304), ("/status/500", 500), ("/bytes/0", 200)]
             {
-                let reply = client.get("a", path).await.unwrap();
+                let reply = client.get("a", path).await;
+                let reply = reply.unwrap_or_else(|error| panic!("{path} from {upstream_version}: {error}"));
                 assert!(reply.status == status && reply.error.is_none(), "{path}: {reply:?}");
             }
             let head = client.send(client::request("HEAD", "a", "/bytes/77", empty())).await.unwrap();
