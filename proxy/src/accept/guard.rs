@@ -293,6 +293,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Guard<IO> {
 impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<IO> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.shut {
+            // Whoever reads on only drains: nothing is judged any more.
+            return this.poll_fill(cx, buf).map_ok(|_| ());
+        }
         let before = buf.filled().len();
         loop {
             if this.ready > 0 || buf.remaining() == 0 {

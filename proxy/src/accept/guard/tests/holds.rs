@@ -217,6 +217,8 @@ fn a_reply_waits_for_what_hyper_has_not_flushed() {
     for _ in 0..2 {
         assert!(Pin::new(&mut guard).poll_shutdown(&mut cx).is_ready());
     }
+    guard.io.pieces.push_back(vec![0; 300]);
+    assert_eq!(drain(&mut guard, 100), (vec![0; 300], false), "lingering through the guard drains the socket");
     assert_eq!((guard.io.shut, handle.bytes_out()), (1, guard.io.written.len() as u64));
     let replies = String::from_utf8(guard.io.written).unwrap();
     assert_eq!(replies.matches("x-weft-reason").count(), 1);
