@@ -115,9 +115,7 @@ impl Conn {
         if self.order.get() != Order::Close {
             self.order.set(order);
         }
-        if let Some(waker) = self.waker.borrow_mut().take() {
-            waker.wake();
-        }
+        self.wake();
     }
 
     /// Ends the connection if it is past one of its deadlines.
@@ -139,9 +137,21 @@ impl Conn {
         };
         match guard.overdue(now, &deadlines) {
             None => {}
-            Some(Overdue::Header) => guard.refuse(Reason::RequestTimeout, "the request's head did not arrive in time"),
-            Some(Overdue::Body) => guard.refuse(Reason::RequestTimeout, "the request's body stood still"),
+            Some(Overdue::Header) => self.refuse(guard, "the request's head did not arrive in time"),
+            Some(Overdue::Body) => self.refuse(guard, "the request's body stood still"),
             Some(Overdue::Idle | Overdue::Write) => self.give(Order::Close),
+        }
+    }
+
+    /// Nothing has arrived that would wake the connection's task: whoever gives up waiting has to.
+    fn refuse(&self, guard: &GuardHandle, detail: &'static str) {
+        guard.refuse(Reason::RequestTimeout, detail);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
         }
     }
 }
