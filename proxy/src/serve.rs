@@ -99,6 +99,7 @@ where
             }
         }
     };
+    conn.detecting.set(false);
     match protocol {
         Detected::Closed => Ok(()),
         Detected::Http1 => http1(&conn, io, first).await,
