@@ -189,7 +189,7 @@ impl Body for RequestBody {
 pub struct ReplyBody {
     source: ReplySource,
     /// Recorded when the body ends or is dropped.
-    exchange: Option<Exchange>,
+    exchange: Option<Box<Exchange>>,
 }
 
 #[derive(Debug)]
@@ -201,13 +201,13 @@ enum ReplySource {
 
 impl ReplyBody {
     /// A body that Weft made.
-    pub fn local(text: Bytes, exchange: Exchange) -> Self {
+    pub fn local(text: Bytes, exchange: Box<Exchange>) -> Self {
         let source = if text.is_empty() { ReplySource::Empty } else { ReplySource::Full(text) };
         Self { source, exchange: Some(exchange) }
     }
 
     /// The upstream's body.
-    pub fn upstream(body: Incoming, mut lease: Lease, exchange: Exchange) -> Self {
+    pub fn upstream(body: Incoming, mut lease: Lease, exchange: Box<Exchange>) -> Self {
         let source = if body.is_end_stream() {
             lease.finish();
             ReplySource::Empty

@@ -6,7 +6,7 @@
 
 use std::{
     future::{Future, poll_fn},
-    pin::pin,
+    pin::Pin,
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -58,13 +58,13 @@ pub struct Holds {
 
 impl Exchange {
     /// A request whose head has just arrived.
-    pub fn begin<B>(conn: &Rc<Conn>, request: &Request<B>, grpc: bool) -> Self {
+    pub fn begin<B>(conn: &Rc<Conn>, request: &Request<B>, grpc: bool) -> Box<Self> {
         let worker = &conn.worker;
         let start = worker.clock.read();
         conn.in_flight.set(conn.in_flight.get() + 1);
         conn.touch();
         worker.shared.requests[worker.id].enter();
-        Self {
+        Box::new(Self {
             record: Record::begin(&worker.telemetry, request, grpc),
             conn: conn.clone(),
             start,
@@ -75,7 +75,7 @@ impl Exchange {
             _turn: conn.guard.get().map(GuardHandle::exchange),
             timer: None,
             moved: false,
-        }
+        })
     }
 
     /// The rule that serves it.
@@ -92,7 +92,7 @@ impl Exchange {
     }
 
     /// The endpoint that an attempt goes to.
-    pub fn attempt(&mut self, endpoint: &Arc<Endpoint>, tls: bool, headers: &mut HeaderMap) {
+    pub fn attempt(&mut self, endpoint: &Arc<Endpoint>, tls: bool, headers: Option<&mut HeaderMap>) {
         self.holds.endpoint = Some(Ticket::new(endpoint.clone()));
         let worker = &self.conn.worker;
         self.record.attempt(&worker.telemetry, endpoint, tls, headers, worker.clock.now());
@@ -111,7 +111,7 @@ impl Exchange {
     /// Runs an attempt under the time-outs in force.
     pub async fn within<T, E: From<Refusal>>(
         &mut self,
-        attempt: impl Future<Output = Result<T, E>>,
+        mut attempt: Pin<&mut impl Future<Output = Result<T, E>>>,
     ) -> Result<T, E> {
         let Some(deadlines) = self.deadlines else { return attempt.await };
         let started = self.conn.worker.clock.now();
@@ -131,7 +131,6 @@ impl Exchange {
             }
             None => self.conn.worker.wheel.arm(due),
         };
-        let mut attempt = pin!(attempt);
         let result = poll_fn(|cx| {
             loop {
                 if let Poll::Ready(result) = attempt.as_mut().poll(cx) {
@@ -153,16 +152,8 @@ impl Exchange {
     /// The response's head is there: from now on its body is watched.
     pub fn answered(&mut self, status: u16) {
         self.record.status = status;
-        if let Some(deadlines) = self.deadlines
-            && let Some(timer) = &self.timer
-        {
-            let now = self.conn.worker.clock.now();
-            match (deadlines.whole_deadline(self.start), deadlines.idle.map(|idle| now + idle)) {
-                (Some(a), Some(b)) => timer.rearm(a.min(b)),
-                (Some(due), None) | (None, Some(due)) => timer.rearm(due),
-                (None, None) => self.timer = None,
-            }
-        }
+        // The timer still stands at a deadline of the head. It is looked at only if the body makes somebody wait.
+        self.moved = true;
     }
 
     /// Part of the response's body goes to the client.

@@ -2,6 +2,7 @@
 //!
 //! RFC 9110 §7.6 says what a proxy must not forward; the rest is about `x-forwarded-*`, request ids and loops.
 
+use smallvec::SmallVec;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use crate::{
@@ -74,11 +75,13 @@ fn names(headers: &HeaderMap, token: &[u8]) -> bool {
 /// Removes what belongs to the connection, from a request or a response (RFC 9110 §7.6.1).
 fn strip(headers: &mut HeaderMap, seen: Seen) {
     if seen.connection {
-        let listed: Vec<HeaderName> = headers
+        let listed: SmallVec<[HeaderName; 4]> = headers
             .get_all(header::CONNECTION)
             .iter()
             .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-            .filter_map(|item| HeaderName::from_bytes(item.trim_ascii()).ok())
+            .map(<[u8]>::trim_ascii)
+            .filter(|item| !item.eq_ignore_ascii_case(b"keep-alive") && !item.eq_ignore_ascii_case(b"close"))
+            .filter_map(|item| HeaderName::from_bytes(item).ok())
             // A client must not be able to take these from us by listing them.
             .filter(|name| !matches!(*name, header::HOST | header::CONTENT_LENGTH | header::CONTENT_TYPE))
             .collect();

@@ -3,7 +3,7 @@
 //! The steps are plain functions in a plain `async fn`, and not a stack of tower services: it reads in the order in
 //! which things happen, and costs nothing for what a route does not use (see `bench/README.md` for the comparison).
 
-use std::{convert::Infallible, rc::Rc, sync::Arc};
+use std::{convert::Infallible, pin::pin, rc::Rc, sync::Arc};
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri::PathAndQuery};
 use hyper::body::Incoming;
@@ -90,8 +90,9 @@ async fn forward(
     request.extensions_mut().clear();
 
     // Send it: to another endpoint as long as nobody has seen any of it.
-    let (response, lease) = attempts(exchange, upstream, hash, request).await?;
-    finish(response, lease, client, conn, rule, target, exchange)
+    let (mut response, mut lease) = attempts(exchange, upstream, hash, Some(request)).await?;
+    finish(&mut response, &mut lease, client, conn, rule, target, exchange)?;
+    Ok((response, lease))
 }
 
 /// Picks an endpoint and sends. A request that no endpoint has processed is picked again, a few times; other retries
@@ -100,7 +101,7 @@ async fn attempts(
     exchange: &mut Exchange,
     upstream: &Arc<Upstream>,
     hash: u64,
-    mut request: Request<RequestBody>,
+    mut request: Option<Request<RequestBody>>,
 ) -> Result<(Response<Incoming>, Lease), Refusal> {
     const PICKS: usize = 3;
     let conn = exchange.conn.clone();
@@ -110,9 +111,9 @@ async fn attempts(
         let now = worker.clock.now();
         let picked = upstream.balancer.pick(hash, &tried, now, &mut worker.rng.borrow_mut()).cloned();
         let endpoint = picked.ok_or_else(|| no_endpoint(upstream))?;
-        exchange.attempt(&endpoint, upstream.tls.is_some(), request.headers_mut());
+        exchange.attempt(&endpoint, upstream.tls.is_some(), request.as_mut().map(Request::headers_mut));
         let progress = exchange.progress.clone();
-        let sending = send::send(worker, upstream, &endpoint, request, progress.as_ref());
+        let sending = pin!(send::send(worker, upstream, &endpoint, &mut request, progress.as_ref()));
         let error = match exchange.within(sending).await {
             Ok(answer) => {
                 let now = worker.clock.read();
@@ -126,13 +127,10 @@ async fn attempts(
         observe(&endpoint, exchange, worker.clock.read());
         tried.push(endpoint.id);
         let others = upstream.service.endpoints().len() > tried.len();
-        match error.request {
-            Some(back) if error.unprocessed && others && tried.len() < PICKS => {
-                endpoint.failures.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                request = *back;
-            }
-            _ => return Err(error.refusal),
+        if !(request.is_some() && error.unprocessed && others && tried.len() < PICKS) {
+            return Err(error.refusal);
         }
+        endpoint.failures.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
 }
 
@@ -169,14 +167,14 @@ fn apply(
 
 /// Makes the upstream's response fit for the client; starts the tunnel if that is what it is.
 fn finish(
-    mut response: Response<Incoming>,
-    mut lease: Lease,
+    response: &mut Response<Incoming>,
+    lease: &mut Lease,
     client: Option<Client>,
     conn: &Rc<Conn>,
     rule: &Rule,
     target: &Target,
-    exchange: &mut Exchange,
-) -> Result<(Response<Incoming>, Lease), Answer> {
+    exchange: &Exchange,
+) -> Result<(), Refusal> {
     let connect = exchange.record.method() == Method::CONNECT;
     let tunnel = if connect {
         response.status().is_success()
@@ -185,7 +183,7 @@ fn finish(
     };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS && client.is_none() {
         let detail = "the endpoint switched protocols without being asked to";
-        return Err(Refusal::new(Reason::BadUpstreamResponse, detail).into());
+        return Err(Refusal::new(Reason::BadUpstreamResponse, detail));
     }
     if headers::prepare_response(response.headers_mut(), tunnel && !connect).close {
         lease.forfeit();
@@ -200,12 +198,12 @@ fn finish(
         }
         if tunnel {
             lease.forfeit();
-            Tunnel::new(conn, hyper::upgrade::on(&mut response), target).start(conn, client);
+            Tunnel::new(conn, hyper::upgrade::on(response), target).start(conn, client);
         } else if connect {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
     }
-    Ok((response, lease))
+    Ok(())
 }
 
 fn is_h2(upstream: &Upstream) -> bool {

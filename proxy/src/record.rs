@@ -87,9 +87,11 @@ impl Record {
     }
 
     /// An attempt begins; its trace context goes into `headers`.
-    pub fn attempt(&mut self, worker: &Worker, endpoint: &Arc<Endpoint>, tls: bool, headers: &mut HeaderMap, now: Instant) {
+    pub fn attempt(&mut self, worker: &Worker, endpoint: &Arc<Endpoint>, tls: bool, headers: Option<&mut HeaderMap>, now: Instant) {
         let span_id = worker.attempt_span(&self.trace);
-        self.trace.inject(headers, span_id);
+        if let Some(headers) = headers {
+            self.trace.inject(headers, span_id);
+        }
         self.attempts.push(Attempt {
             span_id,
             start: now,

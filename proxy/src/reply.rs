@@ -43,7 +43,7 @@ pub struct Manner {
 }
 
 /// Turns an answer into a response.
-pub fn reply(answer: Answer, manner: Manner, mut exchange: Exchange) -> Response<ReplyBody> {
+pub fn reply(answer: Answer, manner: Manner, mut exchange: Box<Exchange>) -> Response<ReplyBody> {
     let (refusal, allow) = match answer {
         Answer::Redirect(status, location) => {
             exchange.record.status = status.as_u16();

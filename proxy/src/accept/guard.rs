@@ -3,7 +3,7 @@
 //! hyper is lenient where two readers of one message could disagree: it drops `Content-Length` beside `Transfer-Encoding`, takes
 //! bare LF, white space in chunk sizes, several `Host`s, and answers what it refuses with a nameless 400. The guard follows the
 //! framing of the client's messages (RFC 9112) on hyper's read side, passes complete and valid heads and the bytes of their bodies
-//! on unchanged, and stops at the first byte that breaks a rule. The tables of rules are in `head.rs`, `host.rs` and `chunk.rs`.
+//! on unchanged, and stops at the first byte that breaks a rule. The tables of rules are in `head.rs` and `chunk.rs`.
 //!
 //! ```text
 //!  socket → Guard::poll_read ─┬─ good bytes → hyper → service
@@ -16,6 +16,7 @@
 
 mod chunk;
 mod class;
+mod fields;
 mod framing;
 mod handle;
 mod head;
@@ -124,6 +125,7 @@ pub struct Guard<IO> {
     look: bool,
     discarded: usize,
     reply: Option<Bytes>,
+    shut: bool,
     shared: Rc<Shared>,
 }
 
@@ -141,6 +143,7 @@ impl<IO> Guard<IO> {
             ready: 0,
             discarded: 0,
             reply: None,
+            shut: false,
             shared,
         };
         (guard, handle)
@@ -284,7 +287,6 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Guard<IO> {
             }
             Poll::Ready(Err(_)) => {}
         }
-        shared.flushed.set(false);
     }
 }
 
@@ -341,6 +343,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<IO> {
 impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
+        this.shared.flushed.set(false);
         ready!(this.shared.poll_interim(&mut this.io, cx, false))?;
         let result = Pin::new(&mut this.io).poll_write(cx, buf);
         this.wrote(&result);
@@ -353,6 +356,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<IO> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
+        this.shared.flushed.set(false);
         ready!(this.shared.poll_interim(&mut this.io, cx, false))?;
         let result = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
         this.wrote(&result);
@@ -374,6 +378,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<IO> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.shut {
+            return Poll::Ready(Ok(()));
+        }
         if this.shared.armed.get() {
             if this.reply.is_none() {
                 let violation = this.shared.violation.get();
@@ -391,7 +398,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<IO> {
                 ready!(result)?;
             }
         }
-        Pin::new(&mut this.io).poll_shutdown(cx)
+        ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
+        this.shut = true;
+        Poll::Ready(Ok(()))
     }
 }
 

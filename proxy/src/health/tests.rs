@@ -29,8 +29,8 @@ enum Mode {
     Status(u16),
     /// Never answers.
     Hang,
-    /// gRPC: this message and `grpc-status: 0` in the trailers.
-    Grpc(&'static [u8]),
+    /// gRPC: this message, and this `grpc-status` in the trailers.
+    Grpc(&'static [u8], &'static str),
     /// gRPC: trailers-only with this status.
     GrpcStatus(&'static str),
 }
@@ -110,9 +110,9 @@ async fn answer(mode: Mode) -> Reply {
             response
         }
         Mode::Hang => std::future::pending().await,
-        Mode::Grpc(message) => {
+        Mode::Grpc(message, status) => {
             let mut trailers = HeaderMap::new();
-            trailers.insert("grpc-status", "0".parse().unwrap());
+            trailers.insert("grpc-status", status.parse().unwrap());
             Response::new(full(message).with_trailers(async move { Some(Ok(trailers)) }).boxed())
         }
         Mode::GrpcStatus(status) => {
@@ -227,7 +227,7 @@ async fn http_2_has_prior_knowledge() {
 
 #[tokio::test]
 async fn grpc_asks_the_health_service() {
-    const SERVING: Mode = Mode::Grpc(b"\0\0\0\0\x02\x08\x01");
+    const SERVING: Mode = Mode::Grpc(b"\0\0\0\0\x02\x08\x01", "0");
     let server = Server::new(true, SERVING).await;
     let endpoint = server.endpoint();
     let (_checker, mut reports) = check(&[&endpoint], spec(Probe::Grpc("shop".into())), AppProtocol::Grpc);
@@ -240,10 +240,13 @@ async fn grpc_asks_the_health_service() {
     );
     assert_eq!(&body[..], b"\0\0\0\0\x06\x0a\x04shop");
     for (mode, why) in [
-        (Mode::Grpc(b"\0\0\0\0\x02\x08\x02"), "NOT_SERVING"),
-        (Mode::Grpc(b"\0\0\0\0\0"), "UNKNOWN"),
-        (Mode::Grpc(b"nonsense"), "not a HealthCheckResponse"),
-        (Mode::Grpc(&[0; 10_000]), "not a HealthCheckResponse"),
+        (Mode::Grpc(b"\0\0\0\0\x02\x08\x01", "13"), "grpc-status 13"),
+        // Says nothing about the call.
+        (Mode::Status(200), "not a HealthCheckResponse"),
+        (Mode::Grpc(b"\0\0\0\0\x02\x08\x02", "0"), "NOT_SERVING"),
+        (Mode::Grpc(b"\0\0\0\0\0", "0"), "UNKNOWN"),
+        (Mode::Grpc(b"nonsense", "0"), "not a HealthCheckResponse"),
+        (Mode::Grpc(&[0; 10_000], "0"), "not a HealthCheckResponse"),
         (Mode::GrpcStatus("12"), "grpc-status 12"),
         (Mode::Status(404), "status 404"),
         (Mode::Hang, "no answer"),
@@ -308,7 +311,7 @@ async fn an_update_keeps_those_who_stay_and_forgets_leavers() {
     assert_eq!((report.0, report.1), (comes.id, Health::Unhealthy));
     // A removed endpoint is no longer asked, even if nobody updates the checker.
     stays.mark_removed();
-    eventually("the removed one's task ends", || Arc::strong_count(&stays) == 2).await;
+    eventually("the removed one's task ends", || Arc::strong_count(&stays) == 1).await;
 }
 
 #[test]

@@ -56,7 +56,7 @@ async fn copy(worker: Rc<Worker>, upstream: Arc<Upstream>, request: Request<Requ
     let picked = upstream.balancer.pick(worker.random(), &[], now, &mut worker.rng.borrow_mut()).cloned();
     let Some(endpoint) = picked else { return };
     let exchange = async {
-        if let Ok((response, mut lease)) = send::send(&worker, &upstream, &endpoint, request, None).await {
+        if let Ok((response, mut lease)) = send::send(&worker, &upstream, &endpoint, &mut Some(request), None).await {
             let mut body = response.into_body();
             while let Some(Ok(_)) = body.frame().await {}
             lease.finish();

@@ -30,41 +30,41 @@ const STALE_TRIES: u32 = 3;
 pub struct SendError {
     /// What the client would be told.
     pub refusal: Refusal,
-    /// No upstream has processed any of it, so that it may be sent elsewhere.
+    /// No upstream has processed any of it. If the request came back, too, it may be sent elsewhere.
     pub unprocessed: bool,
-    /// The request, if it came back whole.
-    pub request: Option<Box<Request<RequestBody>>>,
 }
 
 impl From<Refusal> for SendError {
     /// A time-out: whatever was sent may have been processed.
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, unprocessed: false, request: None }
+        Self { refusal, unprocessed: false }
     }
 }
 
 impl SendError {
-    fn connect(error: &ConnectError, endpoint: &Endpoint, request: Request<RequestBody>) -> Self {
-        let reason = Reason::ConnectFailed;
-        Self {
-            refusal: Refusal::with(reason, format!("{}: {error}", endpoint.label)),
-            unprocessed: true,
-            request: Some(Box::new(request)),
-        }
+    fn connect(error: &ConnectError, endpoint: &Endpoint) -> Self {
+        let refusal = Refusal::with(Reason::ConnectFailed, format!("{}: {error}", endpoint.label));
+        Self { refusal, unprocessed: true }
     }
 }
 
 /// Sends `request` to `endpoint` and waits for the response's head.
+///
+/// The request is taken out of its slot; when it could not be sent, it is put back. (Moving it from future to future
+/// costs more than parsing it.)
 pub async fn send(
     worker: &Worker,
     upstream: &Upstream,
     endpoint: &Arc<Endpoint>,
-    request: Request<RequestBody>,
+    request: &mut Option<Request<RequestBody>>,
     progress: Option<&Rc<Progress>>,
 ) -> Result<(Response<Incoming>, Lease), SendError> {
     let pool = worker.pools.of(endpoint);
     match upstream.protocol {
-        AppProtocol::Http2 | AppProtocol::Grpc => http2(upstream, endpoint, &pool, request, progress).await,
+        // Boxed: the state of the rarer path must not make every request larger.
+        AppProtocol::Http2 | AppProtocol::Grpc => {
+            Box::pin(http2(upstream, endpoint, &pool, request, progress)).await
+        }
         AppProtocol::Http | AppProtocol::Tcp => http1(upstream, endpoint, &pool, request, progress).await,
     }
 }
@@ -73,18 +73,18 @@ async fn http1(
     upstream: &Upstream,
     endpoint: &Endpoint,
     pool: &Rc<Pool>,
-    mut request: Request<RequestBody>,
+    slot: &mut Option<Request<RequestBody>>,
     progress: Option<&Rc<Progress>>,
 ) -> Result<(Response<Incoming>, Lease), SendError> {
-    let idempotent = is_idempotent(request.method());
+    let idempotent = slot.as_ref().is_some_and(|request| is_idempotent(request.method()));
     let mut stale = 0;
     loop {
         let pooled = if stale < STALE_TRIES { pool.checkout().await } else { None };
         let mut conn = match pooled {
             Some(conn) => conn,
-            None => match open_http1(upstream, endpoint).await {
+            None => match Box::pin(open_http1(upstream, endpoint)).await {
                 Ok(send) => pool.fresh(send),
-                Err(error) => return Err(SendError::connect(&error, endpoint, request)),
+                Err(error) => return Err(SendError::connect(&error, endpoint)),
             },
         };
         let reused = conn.served > 0;
@@ -97,6 +97,7 @@ async fn http1(
                 continue;
             }
         }
+        let Some(request) = slot.take() else { return Err(lost()) };
         let spare = if reused && idempotent && request.body().is_empty() { Some(copy_head(&request)) } else { None };
         match conn.send.try_send_request(request).await {
             Ok(response) => {
@@ -105,14 +106,15 @@ async fn http1(
                     Lease::Http1 { pool: pool.clone(), conn: Some(conn), progress: progress.cloned(), max_requests };
                 return Ok((response, lease));
             }
-            Err(mut error) => match (error.take_message(), spare) {
-                (Some(message), _) if reused => request = message,
-                (Some(message), _) => {
-                    return Err(failed(error.error(), endpoint, progress, Some(Box::new(message))));
+            Err(mut error) => {
+                *slot = error.take_message();
+                if slot.is_none() && closed_before_answer(error.error()) {
+                    *slot = spare;
                 }
-                (None, Some(spare)) if closed_before_answer(error.error()) => request = spare,
-                (None, _) => return Err(failed(error.error(), endpoint, progress, None)),
-            },
+                if slot.is_none() || !reused {
+                    return Err(failed(error.error(), endpoint, progress, slot.is_some()));
+                }
+            }
         }
         stale += 1;
     }
@@ -130,10 +132,10 @@ async fn http2(
     upstream: &Upstream,
     endpoint: &Endpoint,
     pool: &Rc<Pool>,
-    mut request: Request<RequestBody>,
+    slot: &mut Option<Request<RequestBody>>,
     progress: Option<&Rc<Progress>>,
 ) -> Result<(Response<Incoming>, Lease), SendError> {
-    let idempotent = is_idempotent(request.method());
+    let idempotent = slot.as_ref().is_some_and(|request| is_idempotent(request.method()));
     let mut stale = 0;
     loop {
         let conn = loop {
@@ -147,34 +149,34 @@ async fn http2(
             };
             match opened.await {
                 Ok(send) => break pool.add(send),
-                Err(error) => return Err(SendError::connect(&error, endpoint, request)),
+                Err(error) => return Err(SendError::connect(&error, endpoint)),
             }
         };
         let stream = Stream::open(conn, pool);
+        let Some(request) = slot.take() else { return Err(lost()) };
         let spare = if request.body().is_empty() { Some(copy_head(&request)) } else { None };
         let mut sender = stream.sender();
         match sender.try_send_request(request).await {
             Ok(response) => return Ok((response, Lease::Http2(stream))),
             Err(mut error) => {
-                let again = stream.reused() || was_refused(error.error());
-                match (error.take_message(), spare) {
-                    (Some(message), _) if stale < STALE_TRIES => request = message,
-                    (Some(message), _) => {
-                        return Err(failed(error.error(), endpoint, progress, Some(Box::new(message))));
-                    }
-                    (None, Some(spare))
-                        if stale < STALE_TRIES
-                            && again
-                            && (was_refused(error.error()) || (idempotent && closed_before_answer(error.error()))) =>
-                    {
-                        request = spare;
-                    }
-                    (None, _) => return Err(failed(error.error(), endpoint, progress, None)),
+                *slot = error.take_message();
+                let refused = was_refused(error.error());
+                let closed = stream.reused() && idempotent && closed_before_answer(error.error());
+                if slot.is_none() && (refused || closed) {
+                    *slot = spare;
+                }
+                if slot.is_none() || stale >= STALE_TRIES {
+                    return Err(failed(error.error(), endpoint, progress, slot.is_some()));
                 }
             }
         }
         stale += 1;
     }
+}
+
+/// A request is in its slot whenever an attempt begins.
+fn lost() -> SendError {
+    Refusal::new(Reason::Internal, "a request was sent twice").into()
 }
 
 /// RFC 9110 §9.2.2.
@@ -226,10 +228,10 @@ fn failed(
     error: &hyper::Error,
     endpoint: &Endpoint,
     progress: Option<&Rc<Progress>>,
-    request: Option<Box<Request<RequestBody>>>,
+    whole: bool,
 ) -> SendError {
     let label = &endpoint.label;
-    let unprocessed = request.is_some() || was_refused(error);
+    let unprocessed = whole || was_refused(error);
     let refusal = if let Some(reason) = progress.and_then(|progress| progress.failure.get()) {
         // The client's body ended the exchange; the upstream only saw the consequence.
         find::<Refusal>(error).cloned().unwrap_or_else(|| Refusal::new(reason, "the request's body broke off or is malformed"))
@@ -241,5 +243,5 @@ fn failed(
         let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
         Refusal::with(Reason::UpstreamReset, format!("{label}: {error}{cause}"))
     };
-    SendError { refusal, unprocessed, request }
+    SendError { refusal, unprocessed }
 }

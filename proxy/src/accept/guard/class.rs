@@ -55,7 +55,30 @@ pub(super) fn is(byte: u8, class: u8) -> bool {
 /// How many of the first bytes belong to `class`.
 #[inline]
 pub(super) fn span(bytes: &[u8], class: u8) -> usize {
-    bytes.iter().position(|&byte| !is(byte, class)).unwrap_or(bytes.len())
+    let mut rest = bytes;
+    // Four at a time: one bound to check instead of four.
+    while let [a, b, c, d, next @ ..] = rest {
+        let at = bytes.len() - rest.len();
+        if !is(*a, class) {
+            return at;
+        }
+        if !is(*b, class) {
+            return at + 1;
+        }
+        if !is(*c, class) {
+            return at + 2;
+        }
+        if !is(*d, class) {
+            return at + 3;
+        }
+        rest = next;
+    }
+    while let [byte, next @ ..] = rest
+        && is(*byte, class)
+    {
+        rest = next;
+    }
+    bytes.len() - rest.len()
 }
 
 /// `span(bytes, VALUE)`, eight bytes at a time: field values are most of a head.
@@ -63,23 +86,23 @@ pub(super) fn span(bytes: &[u8], class: u8) -> usize {
 pub(super) fn value_span(bytes: &[u8]) -> usize {
     const ONES: u64 = u64::MAX / 255;
     const HIGH: u64 = ONES * 0x80;
-    let mut at = 0;
-    while let Some(&eight) = bytes[at..].first_chunk::<8>() {
+    let mut rest = bytes;
+    while let Some((&eight, next)) = rest.split_first_chunk::<8>() {
         let word = u64::from_le_bytes(eight);
         let del = word ^ (ONES * 0x7f);
         // The lowest bit set is exact: a borrow spoils only the bytes above one that really matches.
         let odd = ((word.wrapping_sub(ONES * 0x20) & !word) | (del.wrapping_sub(ONES) & !del)) & HIGH;
         if odd == 0 {
-            at += 8;
+            rest = next;
             continue;
         }
-        at += (odd.trailing_zeros() / 8) as usize;
-        if bytes[at] != b'\t' {
-            return at;
+        let byte = (odd.trailing_zeros() / 8) as usize;
+        if rest.get(byte) != Some(&b'\t') {
+            return bytes.len() - rest.len() + byte;
         }
-        at += 1;
+        rest = &rest[byte + 1..];
     }
-    at + span(&bytes[at..], VALUE)
+    bytes.len() - rest.len() + span(rest, VALUE)
 }
 
 /// Without the optional white space around a field value (RFC 9110 §5.6.3).
@@ -105,6 +128,16 @@ mod tests {
             assert_eq!(is(byte, TOKEN), tchar, "{byte:#x}");
             let value = byte == b'\t' || (byte >= 0x20 && byte != 0x7f);
             assert_eq!(is(byte, VALUE), value, "{byte:#x}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn spans_end_at_the_first_other_byte(bytes in "[a-z/?# ]{0,20}") {
+            for class in [TOKEN, PATH, QUERY, HOST, PATH | QUERY] {
+                let first = bytes.bytes().position(|byte| !is(byte, class)).unwrap_or(bytes.len());
+                proptest::prop_assert_eq!(span(bytes.as_bytes(), class), first);
+            }
         }
     }
 

@@ -3,7 +3,8 @@
 use super::{
     Limits, Violation,
     chunk::{Chunks, Progress},
-    head::{Framing as Body, Head, HeadScan},
+    fields::Framing as Body,
+    head::{Head, HeadScan},
 };
 use crate::error::Reason;
 
@@ -111,6 +112,7 @@ impl Framing {
     }
 
     /// Looks at the bytes that follow those passed and dropped so far. Bytes neither passed nor dropped must be shown again.
+    #[inline]
     pub(super) fn advance(&mut self, data: &[u8]) -> Step {
         let mut at = 0;
         loop {
@@ -165,6 +167,7 @@ impl Framing {
         }
     }
 
+    #[inline]
     fn enter(&mut self, head: &Head) {
         self.heads += 1;
         self.empty_lines = 0;
@@ -185,6 +188,7 @@ impl Framing {
         };
     }
 
+    #[cold]
     fn empty_line(&mut self, at: usize, rest: &[u8]) -> Step {
         if at > 0 {
             return Step::at(at, Stop::Again);
@@ -201,6 +205,7 @@ impl Framing {
         self.refuse(at, Violation::in_head(Reason::BadRequest, detail))
     }
 
+    #[cold]
     fn refuse(&mut self, at: usize, violation: Violation) -> Step {
         self.state = State::Refused;
         Step::at(at, Stop::Refused(violation))

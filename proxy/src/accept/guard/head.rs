@@ -1,7 +1,8 @@
 //! The grammar of a request head, and of the trailers of a chunked body.
 //!
-//! One pass, and it can stop after any byte: a verdict depends on the bytes only, never on how they were split. Stricter than the
-//! RFCs wherever two readers of one head could disagree:
+//! One pass, and it can stop after any byte: a verdict depends on the bytes only, never on how they were split. Whole good lines are
+//! taken at one go; everything else goes through the states of [`At`], which alone say no. Stricter than the RFCs wherever two
+//! readers of one head could disagree:
 //!
 //! | Part | What passes |
 //! |---|---|
@@ -20,7 +21,8 @@
 
 use super::{
     Limits, Violation,
-    class::{PATH, QUERY, TOKEN, is, span, trim, value_span},
+    class::{PATH, QUERY, TOKEN, span, value_span},
+    fields::{Fields, Framing, Verdict, bad, is_special, trailer},
     host::{Port, is_host},
 };
 use crate::error::Reason;
@@ -29,37 +31,6 @@ const MAX_METHOD: usize = 32;
 const MAX_NAME: usize = 256;
 /// hyper takes 16 KiB of trailers.
 const MAX_TRAILER_BYTES: usize = 8 * 1024;
-/// Lower case. Fields that frame, route or authenticate a request come before its body or not at all (RFC 9110 §6.5.1).
-const NEVER_TRAILERS: [&str; 20] = [
-    "authorization",
-    "cache-control",
-    "connection",
-    "content-encoding",
-    "content-length",
-    "content-range",
-    "content-type",
-    "cookie",
-    "expect",
-    "forwarded",
-    "host",
-    "keep-alive",
-    "max-forwards",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "via",
-];
-
-/// How the body behind a head is framed (RFC 9112 §6.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Framing {
-    Length(u64),
-    Chunked,
-}
-
 /// What follows from a complete, valid head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Head {
@@ -104,24 +75,14 @@ pub(super) struct HeadScan {
     trailer: bool,
     method: Method,
     http10: bool,
-    host: bool,
-    chunked: bool,
-    upgrade: bool,
-    close: bool,
-    keep_alive: bool,
-    length: Option<u64>,
-    fields: usize,
+    fields: Fields,
+    /// How many fields have begun.
+    count: usize,
     /// Next byte to look at.
     pos: usize,
     /// First byte of the target or line that `pos` is in.
     start: usize,
     colon: usize,
-}
-
-type Verdict<T> = Result<T, Violation>;
-
-fn bad<T>(detail: &'static str) -> Verdict<T> {
-    Err(Violation::in_head(Reason::BadRequest, detail))
 }
 
 impl HeadScan {
@@ -131,13 +92,8 @@ impl HeadScan {
             trailer: false,
             method: Method::Other,
             http10: false,
-            host: false,
-            chunked: false,
-            upgrade: false,
-            close: false,
-            keep_alive: false,
-            length: None,
-            fields: 0,
+            fields: Fields::new(),
+            count: 0,
             pos: 0,
             start: 0,
             colon: 0,
@@ -156,9 +112,21 @@ impl HeadScan {
     }
 
     /// Goes on with a head whose first bytes are `bytes`: those of the last call and more. `None` means that more are needed.
+    #[inline]
     pub(super) fn run(&mut self, bytes: &[u8], limits: &Limits) -> Verdict<Option<Head>> {
         let cap = if self.trailer { MAX_TRAILER_BYTES } else { limits.head_bytes };
         let input = bytes.get(..cap).unwrap_or(bytes);
+        if self.is_fresh() && !self.trailer {
+            self.good_request_line(input, limits);
+        }
+        if self.at == At::Line && self.good_lines(input, limits)? {
+            return self.end().map(Some);
+        }
+        self.run_states(bytes, input, limits)
+    }
+
+    /// The same byte by byte, and with a reason if the answer is no.
+    fn run_states(&mut self, bytes: &[u8], input: &[u8], limits: &Limits) -> Verdict<Option<Head>> {
         while let Some(&byte) = input.get(self.pos) {
             match self.at {
                 At::Method => self.method(input)?,
@@ -174,7 +142,7 @@ impl HeadScan {
                     match input.get(self.pos) {
                         None => {}
                         Some(b'\r') => {
-                            self.field(&input[self.start..self.colon], trim(&input[self.colon + 1..self.pos]))?;
+                            self.field(&input[self.start..self.colon], &input[self.colon + 1..self.pos])?;
                             self.go(At::ValueLf);
                         }
                         Some(b'\n') => return bad("a line ends with a bare LF"),
@@ -189,13 +157,66 @@ impl HeadScan {
                 At::ValueLf | At::EndLf => return bad("a bare CR"),
             }
         }
-        if bytes.len() > cap {
+        if bytes.len() > input.len() {
             return Err(Violation::in_head(
                 Reason::HeadersTooLarge,
                 if self.trailer { "the trailers are too large" } else { "the head is too large" },
             ));
         }
         Ok(None)
+    }
+
+    /// Takes the most usual request line: origin-form, HTTP/1.1, and all there.
+    #[inline]
+    fn good_request_line(&mut self, input: &[u8], limits: &Limits) {
+        let method = span(input, TOKEN);
+        let target = method + 1;
+        let usual = (1..=MAX_METHOD).contains(&method)
+            && input.get(method..method + 2) == Some(b" /")
+            && &input[..method] != b"CONNECT";
+        if !usual {
+            return;
+        }
+        let mut end = target + span(&input[target..], PATH);
+        if input.get(end) == Some(&b'?') {
+            end += 1;
+            end += span(&input[end..], QUERY);
+        }
+        if end - target <= limits.uri_bytes && input[end..].starts_with(b" HTTP/1.1\r\n") {
+            self.pos = end + 11;
+            self.start = self.pos;
+            self.at = At::Line;
+        }
+    }
+
+    /// Takes all good field lines that are all there; true if the empty line was there, too.
+    #[inline]
+    fn good_lines(&mut self, input: &[u8], limits: &Limits) -> Verdict<bool> {
+        let mut rest = &input[self.pos..];
+        let mut count = self.count;
+        let end = loop {
+            let name = span(rest, TOKEN);
+            if name == 0 {
+                break rest.starts_with(b"\r\n");
+            }
+            if rest.get(name) != Some(&b':') || name > MAX_NAME || count == limits.headers {
+                break false;
+            }
+            let value = &rest[name + 1..];
+            let len = value_span(value);
+            let Some(next) = value[len..].strip_prefix(b"\r\n") else {
+                break false;
+            };
+            count += 1;
+            if self.trailer || is_special(name) {
+                self.field(&rest[..name], &value[..len])?;
+            }
+            rest = next;
+        };
+        self.count = count;
+        self.pos = input.len() - rest.len() + if end { 2 } else { 0 };
+        self.start = self.pos;
+        Ok(end)
     }
 
     #[inline]
@@ -324,8 +345,8 @@ impl HeadScan {
             b'\r' => self.go(At::EndLf),
             b' ' | b'\t' => return bad("a folded line, or white space before the first field"),
             _ => {
-                self.fields += 1;
-                if self.fields > limits.headers {
+                self.count += 1;
+                if self.count > limits.headers {
                     return Err(Violation::in_head(Reason::HeadersTooLarge, "too many fields"));
                 }
                 self.at = At::Name;
@@ -356,97 +377,21 @@ impl HeadScan {
         Ok(())
     }
 
-    #[inline]
     fn field(&mut self, name: &[u8], value: &[u8]) -> Verdict<()> {
-        if self.trailer {
-            if NEVER_TRAILERS.iter().any(|never| name.eq_ignore_ascii_case(never.as_bytes())) {
-                return bad("a field that must not be a trailer");
-            }
-            return Ok(());
-        }
-        match (name.len(), name[0] | 0x20) {
-            (4, b'h') if name.eq_ignore_ascii_case(b"host") => {
-                if self.host {
-                    return bad("more than one Host");
-                }
-                self.host = true;
-                if !is_host(value, Port::Optional) {
-                    return bad("Host is not host or host:port");
-                }
-            }
-            (7, b'u') if name.eq_ignore_ascii_case(b"upgrade") => {
-                self.upgrade |= elements(value).any(|protocol| !protocol.eq_ignore_ascii_case(b"h2c"));
-            }
-            (10, b'c') if name.eq_ignore_ascii_case(b"connection") => self.connection(value)?,
-            (14, b'c') if name.eq_ignore_ascii_case(b"content-length") => {
-                if self.length.is_some() {
-                    return bad("more than one Content-Length");
-                }
-                self.length = match parse_length(value) {
-                    None => return bad("Content-Length is not a length"),
-                    length => length,
-                };
-            }
-            (17, b't') if name.eq_ignore_ascii_case(b"transfer-encoding") => {
-                if self.chunked {
-                    return bad("more than one Transfer-Encoding");
-                }
-                if !value.eq_ignore_ascii_case(b"chunked") {
-                    return bad("a Transfer-Encoding other than chunked");
-                }
-                self.chunked = true;
-            }
-            _ => {}
-        }
-        Ok(())
+        if self.trailer { trailer(name) } else { self.fields.take(name, value) }
     }
 
-    fn connection(&mut self, value: &[u8]) -> Verdict<()> {
-        for option in elements(value) {
-            if !option.iter().all(|&byte| is(byte, TOKEN)) {
-                return bad("Connection is not a list of tokens");
-            }
-            self.close |= option.eq_ignore_ascii_case(b"close");
-            self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
-        }
-        Ok(())
-    }
-
+    #[inline]
     fn end(&self) -> Verdict<Head> {
         if !self.trailer {
-            if !self.host && !self.http10 {
-                return bad("no Host");
-            }
-            if self.chunked && self.http10 {
-                return bad("Transfer-Encoding in HTTP/1.0");
-            }
-            if self.chunked && self.length.is_some() {
-                return bad("both Content-Length and Transfer-Encoding");
-            }
-        }
-        let connect = self.method == Method::Connect;
-        if connect && (self.chunked || self.length.is_some_and(|length| length > 0)) {
-            return bad("a CONNECT with a body");
+            self.fields.complete(self.http10, self.method == Method::Connect)?;
         }
         Ok(Head {
             len: self.pos,
-            body: if self.chunked { Framing::Chunked } else { Framing::Length(self.length.unwrap_or(0)) },
-            connect,
-            upgrade: self.upgrade && !self.http10,
-            last: self.close || (self.http10 && !self.keep_alive),
+            body: self.fields.framing(),
+            connect: self.method == Method::Connect,
+            upgrade: self.fields.upgrade && !self.http10,
+            last: self.fields.last(self.http10),
         })
     }
-}
-
-/// The elements of a list, without the empty ones.
-fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    value.split(|&byte| byte == b',').map(trim).filter(|element| !element.is_empty())
-}
-
-fn parse_length(digits: &[u8]) -> Option<u64> {
-    if !(1..=19).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    let length = digits.iter().fold(0u64, |n, d| n * 10 + u64::from(d - b'0'));
-    (length <= i64::MAX as u64).then_some(length)
 }

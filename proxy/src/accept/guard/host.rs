@@ -16,6 +16,7 @@ pub(super) enum Port {
 
 /// Whether `authority` is a name or an address with an optional port: no userinfo, no percent-encoding, no zone, and a port is
 /// a number.
+#[inline]
 pub(super) fn is_host(authority: &[u8], port: Port) -> bool {
     let host = match authority.first() {
         Some(b'[') => match memchr::memchr(b']', authority) {
@@ -34,10 +35,17 @@ pub(super) fn is_host(authority: &[u8], port: Port) -> bool {
     }
 }
 
+#[inline]
 fn is_port(digits: &[u8]) -> bool {
-    (1..=5).contains(&digits.len())
-        && digits.iter().all(u8::is_ascii_digit)
-        && digits.iter().fold(0, |n, d| n * 10 + u32::from(d - b'0')) <= u32::from(u16::MAX)
+    let mut port = 0;
+    for &digit in digits {
+        let value = u32::from(digit.wrapping_sub(b'0'));
+        if value > 9 {
+            return false;
+        }
+        port = port * 10 + value;
+    }
+    (1..=5).contains(&digits.len()) && port <= u32::from(u16::MAX)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ struct Script {
     pieces: VecDeque<Vec<u8>>,
     ends: bool,
     written: Vec<u8>,
+    shut: usize,
 }
 
 impl AsyncRead for Script {
@@ -43,7 +44,8 @@ impl AsyncWrite for Script {
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.shut += 1;
         Poll::Ready(Ok(()))
     }
 }

@@ -277,6 +277,7 @@ fn nothing_passes_behind_the_last_request() {
     for last in [
         "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\nConnection: x, CLOSE\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nConnection: keep-alive\r\n\r\n",
         "GET / HTTP/1.0\r\n\r\n",
         "POST / HTTP/1.0\r\nContent-Length: 2\r\n\r\nhi",
         "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",

@@ -185,3 +185,91 @@ fn what_follows_the_last_request_is_read_only_so_far() {
     assert!(handle.bytes_in() < (MAX_DISCARD + 8192 + 100) as u64);
     assert!(guard.held.is_empty());
 }
+
+#[test]
+fn a_decision_is_only_for_the_request_that_holds() {
+    let both = [NEXT, UPGRADE, "\0"].concat().into_bytes();
+    let (mut ahead, handle) = guard([both.clone()], Limits::default());
+    drain(&mut ahead, 1000);
+    handle.resume_after_upgrade(true);
+    assert_eq!(handle.phase(), Phase::Hold, "the first request is not the one");
+
+    let (first, second) = both.split_at(NEXT.len());
+    let (mut later, handle) = guard([first.to_vec()], Limits::default());
+    drain(&mut later, 1000);
+    handle.resume_after_upgrade(true);
+    drop(handle.exchange());
+    later.io.pieces.push_back(second.to_vec());
+    drain(&mut later, 1000);
+    assert_eq!(handle.phase(), Phase::Hold, "nor is an earlier one");
+}
+
+#[test]
+fn a_reply_waits_for_what_hyper_has_not_flushed() {
+    let (mut guard, handle) = guard([b"\0and much more".to_vec()], Limits::default());
+    let mut cx = Context::from_waker(Waker::noop());
+    drain(&mut guard, 1000);
+    assert!(guard.held.is_empty(), "what is refused is not kept");
+    assert!(Pin::new(&mut guard).poll_write(&mut cx, b"x").is_ready());
+    assert!(!handle.refuse_now());
+    assert!(Pin::new(&mut guard).poll_flush(&mut cx).is_ready());
+    assert!(handle.refuse_now());
+    for _ in 0..2 {
+        assert!(Pin::new(&mut guard).poll_shutdown(&mut cx).is_ready());
+    }
+    assert_eq!((guard.io.shut, handle.bytes_out()), (1, guard.io.written.len() as u64));
+    let replies = String::from_utf8(guard.io.written).unwrap();
+    assert_eq!(replies.matches("x-weft-reason").count(), 1);
+}
+
+#[test]
+fn refused_bytes_are_not_kept() {
+    let (mut guard, handle) = guard([b"GE".to_vec(), [b"T\0".to_vec(), vec![b'x'; 9000]].concat()], Limits::default());
+    drain(&mut guard, 8192);
+    assert!(handle.violation().is_some() && guard.held.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn lingering_ends_with_the_client_with_enough_bytes_or_with_patience() {
+    let second = Duration::from_secs(1);
+    for (max_bytes, closes, reads) in [(1 << 20, true, 100_000), (50_000, false, 50_000)] {
+        let (mut client, mut server) = tokio::io::duplex(1000);
+        let (_, sent) = tokio::join!(linger(&mut server, max_bytes, 3600 * second), async move {
+            let mut sent = 0;
+            while sent < 100_000 {
+                match tokio::time::timeout(second, client.write(&[0; 1000])).await {
+                    Ok(Ok(n)) => sent += n,
+                    _ => break,
+                }
+            }
+            if closes {
+                drop(client)
+            } else {
+                std::mem::forget(client)
+            }
+            sent
+        });
+        assert!((reads..reads + 6000).contains(&sent), "{sent}");
+    }
+    let (_client, mut server) = tokio::io::duplex(1000);
+    let start = tokio::time::Instant::now();
+    linger(&mut server, 1, second).await;
+    assert_eq!(start.elapsed(), second);
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_a_refused_connection_lingers() {
+    let (client, server) = tokio::io::duplex(1000);
+    let (mut guard, handle) = Guard::new(server, BytesMut::from(&b"\0"[..]), Limits::default(), clock());
+    drain(&mut guard, 1000);
+    assert!(handle.refuse_now());
+    let (mut from, mut to) = tokio::io::split(client);
+    let mut reply = String::new();
+    let (closed, sent, read) = tokio::join!(
+        guard.close(1 << 20, Duration::from_secs(5)),
+        async move { to.write_all(&[b'x'; 100_000]).await },
+        from.read_to_string(&mut reply),
+    );
+    assert!(closed.is_ok() && sent.is_ok() && read.is_ok());
+    assert!(reply.starts_with("HTTP/1.1 400 "));
+}
