@@ -97,7 +97,11 @@ impl Source {
             }
             None => Cow::Borrowed(""),
         };
-        let none = *method == Method::CONNECT || self.uri.path() == "*";
+        let star = self.uri.path() == "*";
+        if star && *method != Method::OPTIONS {
+            return Err(bad("only OPTIONS asks for *"));
+        }
+        let none = *method == Method::CONNECT || star;
         let path = normalize(if none { "/" } else { self.uri.path() });
         let path = path.map_err(|error| Refusal::with(Reason::BadRequest, error.to_string()))?;
         Ok(Asked { source: self, host, path })
