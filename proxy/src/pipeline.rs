@@ -26,7 +26,9 @@ use crate::{
 
 /// Answers one request. Never fails: what goes wrong becomes a reply with its reason.
 pub async fn handle(conn: Rc<Conn>, request: Request<Incoming>) -> Result<Response<ReplyBody>, Infallible> {
-    let seen = headers::scan(request.headers());
+    let mut seen = headers::scan(request.headers());
+    // RFC 9110 §7.8: an HTTP/1.0 client cannot ask for another protocol.
+    seen.upgrade &= request.version() != Version::HTTP_10;
     let mut exchange = Exchange::begin(&conn, &request, seen.grpc);
     let h2 = request.version() == Version::HTTP_2;
     let manner = Manner { grpc: seen.grpc, method: request.method().clone(), h2 };
