@@ -178,6 +178,10 @@ fn finish(
     exchange: &Exchange,
 ) -> Result<(), Refusal> {
     let connect = exchange.record.method() == Method::CONNECT;
+    if !connect && response.status() == StatusCode::SWITCHING_PROTOCOLS && !response.headers().contains_key(header::UPGRADE) {
+        let detail = "the endpoint switched protocols without saying to which";
+        return Err(Refusal::new(Reason::BadUpstreamResponse, detail).into());
+    }
     let tunnel = if connect {
         response.status().is_success()
     } else {
