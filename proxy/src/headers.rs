@@ -238,6 +238,16 @@ pub fn prepare_response(headers: &mut HeaderMap, upgrade: bool) -> Closing {
     Closing { close }
 }
 
+/// HTTP/2 clients may split `cookie`; HTTP/1 has it once (RFC 9113 §8.2.3).
+pub fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(header::COOKIE).iter();
+    let (Some(_), Some(_)) = (crumbs.next(), crumbs.next()) else { return };
+    let all = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b"; "[..]);
+    if let Ok(all) = HeaderValue::from_bytes(&all) {
+        headers.insert(header::COOKIE, all);
+    }
+}
+
 /// Refuses an HTTP/1 response whose body cannot be passed on as what it is: in a transfer coding besides `chunked`, which
 /// belongs to the hop and would be taken off here unseen, or with a `content-length` beside one (RFC 9112 §6.1).
 ///
@@ -339,6 +349,15 @@ mod tests {
         }
         assert!(!framed(&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")]));
         assert!(!framed(&[("transfer-encoding", "chunked"), ("content-length", "5")]));
+    }
+
+    #[test]
+    fn cookie_crumbs_become_one() {
+        let mut headers = map(&[("cookie", "a=1"), ("x", "y"), ("cookie", "b=2"), ("cookie", "c=3")]);
+        join_cookies(&mut headers);
+        assert_eq!(headers, map(&[("cookie", "a=1; b=2; c=3"), ("x", "y")]));
+        join_cookies(&mut headers);
+        assert_eq!(headers.len(), 2);
     }
 
     #[test]

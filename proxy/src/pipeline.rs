@@ -155,6 +155,9 @@ fn apply(
     if let Some(uri) = uri {
         *request.uri_mut() = uri;
     }
+    if request.version() == Version::HTTP_2 && !is_h2(upstream) {
+        headers::join_cookies(request.headers_mut());
+    }
     *request.version_mut() = http::Version::HTTP_11;
     if is_h2(upstream) {
         request.headers_mut().remove(header::HOST);
