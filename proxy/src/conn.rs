@@ -43,6 +43,8 @@ pub struct Conn {
     pub in_flight: Cell<u32>,
     /// Last time that a request began, a body moved or a response ended (coarse).
     pub moved: Cell<Instant>,
+    /// Not yet known which protocol the client speaks.
+    pub detecting: Cell<bool>,
     /// HTTP/1.1: what the connection becomes once the response at hand has been sent.
     pub tunnel: RefCell<Option<Tunnel>>,
     order: Cell<Order>,
@@ -85,6 +87,7 @@ impl Conn {
             guard: OnceCell::new(),
             in_flight: Cell::new(0),
             moved,
+            detecting: Cell::new(true),
             tunnel: RefCell::new(None),
             order: Cell::new(Order::None),
             waker: RefCell::new(None),
@@ -115,14 +118,19 @@ impl Conn {
         if self.order.get() != Order::Close {
             self.order.set(order);
         }
-        if let Some(waker) = self.waker.borrow_mut().take() {
-            waker.wake();
-        }
+        self.wake();
     }
 
     /// Ends the connection if it is past one of its deadlines.
     fn sweep(&self, now: Instant, limits: &Limits) {
         let quiet = |since: Instant| now.saturating_duration_since(since);
+        if self.detecting.get() {
+            // From accept on, these bytes belong to the first head.
+            if quiet(self.moved.get()) > limits.head_timeout {
+                self.give(Order::Close);
+            }
+            return;
+        }
         let idle = quiet(self.moved.get()) > limits.idle_timeout;
         let Some(guard) = self.guard.get() else {
             // HTTP/2: h2 itself bounds heads; what is left is silence, with or without open streams.
@@ -139,9 +147,21 @@ impl Conn {
         };
         match guard.overdue(now, &deadlines) {
             None => {}
-            Some(Overdue::Header) => guard.refuse(Reason::RequestTimeout, "the request's head did not arrive in time"),
-            Some(Overdue::Body) => guard.refuse(Reason::RequestTimeout, "the request's body stood still"),
+            Some(Overdue::Header) => self.refuse(guard, "the request's head did not arrive in time"),
+            Some(Overdue::Body) => self.refuse(guard, "the request's body stood still"),
             Some(Overdue::Idle | Overdue::Write) => self.give(Order::Close),
+        }
+    }
+
+    /// Nothing has arrived that would wake the connection's task: whoever gives up waiting has to.
+    fn refuse(&self, guard: &GuardHandle, detail: &'static str) {
+        guard.refuse(Reason::RequestTimeout, detail);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
         }
     }
 }

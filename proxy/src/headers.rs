@@ -2,7 +2,7 @@
 //!
 //! RFC 9110 §7.6 says what a proxy must not forward; the rest is about `x-forwarded-*`, request ids and loops.
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
 use smallvec::SmallVec;
 
 use crate::{
@@ -240,6 +240,34 @@ pub fn prepare_response(headers: &mut HeaderMap, upgrade: bool) -> Closing {
     Closing { close }
 }
 
+/// HTTP/2 clients may split `cookie`; HTTP/1 has it once (RFC 9113 §8.2.3).
+pub fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(header::COOKIE).iter();
+    let (Some(_), Some(_)) = (crumbs.next(), crumbs.next()) else { return };
+    let all = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b"; "[..]);
+    if let Ok(all) = HeaderValue::from_bytes(&all) {
+        headers.insert(header::COOKIE, all);
+    }
+}
+
+/// Refuses an HTTP/1 response whose body cannot be passed on as what it is: in a transfer coding besides `chunked`, which
+/// belongs to the hop and would be taken off here unseen, or with a `content-length` beside one (RFC 9112 §6.1).
+///
+/// # Errors
+/// `bad_upstream_response`.
+pub fn check_response_framing<B>(response: &Response<B>) -> Result<(), Refusal> {
+    let mut codings = response.headers().get_all(header::TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else { return Ok(()) };
+    let detail = if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+        "the answer's transfer coding is not chunked alone"
+    } else if response.headers().contains_key(header::CONTENT_LENGTH) {
+        "the answer has a length beside its chunks"
+    } else {
+        return Ok(());
+    };
+    Err(Refusal::new(Reason::BadUpstreamResponse, detail))
+}
+
 /// Refuses a body that is declared larger than `limit`, before any of it is read.
 pub fn check_length(headers: &HeaderMap, limit: u64) -> Result<(), Refusal> {
     if limit == u64::MAX {
@@ -308,6 +336,30 @@ mod tests {
         assert!(headers.is_empty());
         let mut headers = map(&[("connection", "Close")]);
         assert!(prepare_response(&mut headers, false).close);
+    }
+
+    #[test]
+    fn a_response_is_chunked_alone_or_has_a_length() {
+        let framed = |fields: &[(&str, &str)]| {
+            let mut response = Response::new(());
+            *response.headers_mut() = map(fields);
+            check_response_framing(&response).is_ok()
+        };
+        assert!(framed(&[]) && framed(&[("content-length", "5")]) && framed(&[("transfer-encoding", "Chunked")]));
+        for coding in ["gzip", "gzip, chunked", "chunked, gzip", "identity"] {
+            assert!(!framed(&[("transfer-encoding", coding)]), "{coding}");
+        }
+        assert!(!framed(&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")]));
+        assert!(!framed(&[("transfer-encoding", "chunked"), ("content-length", "5")]));
+    }
+
+    #[test]
+    fn cookie_crumbs_become_one() {
+        let mut headers = map(&[("cookie", "a=1"), ("x", "y"), ("cookie", "b=2"), ("cookie", "c=3")]);
+        join_cookies(&mut headers);
+        assert_eq!(headers, map(&[("cookie", "a=1; b=2; c=3"), ("x", "y")]));
+        join_cookies(&mut headers);
+        assert_eq!(headers.len(), 2);
     }
 
     #[test]

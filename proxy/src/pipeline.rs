@@ -39,7 +39,9 @@ pub fn handle(
     conn: Rc<Conn>,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<ReplyBody>, Infallible>> {
-    let seen = headers::scan(request.headers());
+    let mut seen = headers::scan(request.headers());
+    // RFC 9110 §7.8: an HTTP/1.0 client cannot ask for another protocol.
+    seen.upgrade &= request.version() != Version::HTTP_10;
     let mut exchange = Exchange::begin(&conn, &request, seen.grpc);
     let manner = Manner::of(&request, seen.grpc);
     let mut prepared = prepare(&conn, request, seen, &mut exchange);
@@ -188,6 +190,9 @@ fn apply(
     if let Some(uri) = uri {
         *request.uri_mut() = uri;
     }
+    if request.version() == Version::HTTP_2 && !is_h2(upstream) {
+        headers::join_cookies(request.headers_mut());
+    }
     *request.version_mut() = http::Version::HTTP_11;
     if is_h2(upstream) {
         request.headers_mut().remove(header::HOST);
@@ -211,12 +216,19 @@ fn finish(
     let conn = &exchange.conn;
     let response_headers = exchange.rule().and_then(|rule| rule.response_headers.as_ref());
     let connect = exchange.record.method() == Method::CONNECT;
-    let tunnel =
-        if connect { response.status().is_success() } else { response.status() == StatusCode::SWITCHING_PROTOCOLS };
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS && client.is_none() {
+    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if !connect && switched && !response.headers().contains_key(header::UPGRADE) {
+        let detail = "the endpoint switched protocols without saying to which";
+        return Err(Refusal::new(Reason::BadUpstreamResponse, detail));
+    }
+    let tunnel = if connect { response.status().is_success() } else { switched };
+    if switched && client.is_none() {
         let detail = "the endpoint switched protocols without being asked to";
         return Err(Refusal::new(Reason::BadUpstreamResponse, detail));
     }
+    headers::check_response_framing(&response)?;
+    // A proxy speaks its own version (RFC 9110 §2.5), whatever the endpoint speaks.
+    *response.version_mut() = Version::HTTP_11;
     if headers::prepare_response(response.headers_mut(), tunnel && !connect).close {
         lease.forfeit();
     }

@@ -25,7 +25,7 @@ use tokio::{
 use crate::{
     accept::{
         detect::{Detected, detect},
-        guard::{Guard, Limits as GuardLimits, Phase, linger},
+        guard::{Guard, Limits as GuardLimits, Phase},
         rewind::Rewind,
     },
     conn::{Conn, Order, Tls},
@@ -99,6 +99,7 @@ where
             }
         }
     };
+    conn.detecting.set(false);
     match protocol {
         Detected::Closed => Ok(()),
         Detected::Http1 => http1(&conn, io, first).await,
@@ -119,7 +120,9 @@ where
         service_fn(move |request| pipeline::handle(conn.clone(), request))
     };
     let mut builder = http1::Builder::new();
-    builder.max_buf_size(BUFFER).header_read_timeout(None);
+    bounds.configure(&mut builder);
+    // A head that the guard lets through has to fit, together with the next read.
+    builder.max_buf_size(BUFFER.max(limits.head_bytes + 4096));
     let mut served = builder.serve_connection(TokioIo::new(guard), service);
     let mut told = false;
     let ended = poll_fn(|cx| {
@@ -142,16 +145,16 @@ where
     // hyper closes a connection whose request it has not read to its end; the client should still see the response.
     let unread = handle.phase() == Phase::Body;
     let parts = served.into_parts();
-    let mut io = parts.io.into_inner();
+    let guard = parts.io.into_inner();
     if let Some(tunnel) = conn.tunnel.take() {
-        upgrade::log(tunnel.run(Rewind::new(io, parts.read_buf), conn).await, conn);
+        upgrade::log(tunnel.run(Rewind::new(guard, parts.read_buf), conn).await, conn);
         return Ok(());
     }
     if let Some(violation) = handle.violation() {
         refused(conn, violation.reason);
     }
     if handle.violation().is_some() || (unread && ended.is_ok()) {
-        linger(&mut io, LINGER.1, LINGER.0).await;
+        guard.close(LINGER.1, LINGER.0).await?;
     }
     Ok(ended?)
 }

@@ -36,7 +36,14 @@ use crate::upstream::{Answer, Body, Handler, Seen, channel, empty, full};
 /// | anything else | echo as JSON |
 pub fn handler(name: &str) -> Handler {
     let name: Arc<str> = name.into();
-    Arc::new(move |request, seen| Box::pin(answer(name.clone(), request, seen)))
+    Arc::new(move |request, seen| {
+        let (name, head) = (name.clone(), *request.method() == http::Method::HEAD);
+        Box::pin(async move {
+            let response = answer(name, request, seen).await?;
+            // hyper leaves it to the service not to send a body over HTTP/2.
+            Ok(if head { response.map(|_| empty()) } else { response })
+        })
+    })
 }
 
 async fn answer(name: Arc<str>, request: Request<Incoming>, seen: Arc<Seen>) -> Answer {

@@ -60,7 +60,11 @@ impl Source {
     /// `bad_request` when there is no authority, or when `:authority` and `Host` disagree.
     pub fn of<B>(request: &Request<B>) -> Result<Self, Refusal> {
         let uri = request.uri();
-        let field = request.headers().get(header::HOST);
+        let mut fields = request.headers().get_all(header::HOST).iter();
+        let field = fields.next();
+        if fields.next().is_some() {
+            return Err(bad("Host is repeated"));
+        }
         let authority = match (uri.authority(), field) {
             (Some(authority), field) => {
                 // RFC 9113 §8.3.1: the two must not differ. In HTTP/1.1 absolute-form wins over Host (RFC 9112 §3.2.2).
@@ -93,7 +97,11 @@ impl Source {
             }
             None => Cow::Borrowed(""),
         };
-        let none = *method == Method::CONNECT || self.uri.path() == "*";
+        let star = self.uri.path() == "*";
+        if star && *method != Method::OPTIONS {
+            return Err(bad("only OPTIONS asks for *"));
+        }
+        let none = *method == Method::CONNECT || star;
         let path = normalize(if none { "/" } else { self.uri.path() });
         let path = path.map_err(|error| Refusal::with(Reason::BadRequest, error.to_string()))?;
         Ok(Asked { source: self, host, path })

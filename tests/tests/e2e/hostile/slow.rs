@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use weft_tests::{Wire, within};
+use weft_tests::within;
 
 use super::Watch;
 use crate::Stage;
@@ -38,26 +38,24 @@ async fn a_head_that_drips_is_given_up() {
     let stage = Stage::h1().await;
     let mut wire = stage.wire().await;
     wire.send("GET /drip-head HTTP/1.1\r\nHost: a\r\n").await;
-    within(LIMIT, "the dripping client is given up", drip_until_closed(&mut wire, "X-A: b\r\n")).await;
+    let response = within(LIMIT, "the dripping client is given up", async {
+        while wire.silent_for(Duration::from_millis(400)).await {
+            wire.send("X-A: b\r\n").await;
+        }
+        wire.try_response("GET").await
+    });
+    let response = response.await.expect("an answer before the close");
+    assert_eq!((response.status, response.header("x-weft-reason")), (408, Some("request_timeout")));
     assert!(stage.upstream.seen.to_path("/drip-head").is_empty());
 }
 
 #[tokio::test]
 async fn half_a_preface_is_given_up() {
     let stage = Stage::h1().await;
-    for start in ["P", "PRI * HTTP/2.0\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r"] {
+    let waiting = ["", "P", "PRI * HTTP/2.0\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r"].map(async |start| {
         let mut wire = stage.wire().await;
         wire.send(start).await;
         within(LIMIT, &format!("{start:?} is given up"), wire.read_to_end()).await;
-    }
-}
-
-async fn drip_until_closed(wire: &mut Wire, drop: &str) {
-    loop {
-        wire.send(drop).await;
-        if !wire.silent_for(Duration::from_millis(400)).await {
-            wire.read_to_end().await;
-            return;
-        }
-    }
+    });
+    futures_util::future::join_all(waiting).await;
 }
