@@ -124,6 +124,18 @@ impl App {
             telemetry: telemetry.clone(),
             options,
         });
+        telemetry.metrics.add_source({
+            let shared = Arc::downgrade(&shared);
+            move |samples| {
+                let Some(shared) = shared.upgrade() else { return };
+                for service in shared.snapshot.load().services.values() {
+                    for endpoint in service.endpoints() {
+                        let labels = [("service", &*service.name), ("endpoint", &*endpoint.label)];
+                        samples.add("weft_endpoint_health", &labels, f64::from(u8::from(endpoint.usable())));
+                    }
+                }
+            }
+        });
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
         let mut threads = Vec::with_capacity(workers);
         for (id, commands) in receivers.into_iter().enumerate() {

@@ -16,7 +16,8 @@ use tokio::{
 use tokio_rustls::client::TlsStream;
 
 use crate::{
-    body::RequestBody, endpoint::Endpoint, identity::client::ClientTlsError, snapshot::Upstream, worker::LocalExec,
+    body::RequestBody, endpoint::Endpoint, identity::client::ClientTlsError, snapshot::Upstream,
+    telemetry::metrics::ConnectionGuard, worker::LocalExec,
 };
 
 /// Most that hyper buffers for one upstream connection in each direction, in bytes.
@@ -71,9 +72,10 @@ pub async fn connect(upstream: &Upstream, endpoint: &Endpoint) -> Result<Io, Con
 }
 
 /// Starts HTTP/1.1 on a connection; a local task drives it until it ends.
-pub async fn http1(io: Io) -> Result<http1::SendRequest<RequestBody>, hyper::Error> {
+pub async fn http1(io: Io, counted: ConnectionGuard) -> Result<http1::SendRequest<RequestBody>, hyper::Error> {
     let (send, connection) = http1::Builder::new().max_buf_size(BUFFER).handshake(TokioIo::new(io)).await?;
     tokio::task::spawn_local(async move {
+        let _counted = counted;
         // Its requests learn of an error themselves; an idle connection has nobody to tell.
         let _ = connection.with_upgrades().await;
     });
@@ -81,7 +83,7 @@ pub async fn http1(io: Io) -> Result<http1::SendRequest<RequestBody>, hyper::Err
 }
 
 /// Starts HTTP/2 with prior knowledge (or after ALPN) on a connection; a local task drives it until it ends.
-pub async fn http2(io: Io) -> Result<http2::SendRequest<RequestBody>, hyper::Error> {
+pub async fn http2(io: Io, counted: ConnectionGuard) -> Result<http2::SendRequest<RequestBody>, hyper::Error> {
     let (send, connection) = http2::Builder::new(LocalExec)
         .initial_stream_window_size(H2_WINDOWS.0)
         .initial_connection_window_size(H2_WINDOWS.1)
@@ -89,6 +91,7 @@ pub async fn http2(io: Io) -> Result<http2::SendRequest<RequestBody>, hyper::Err
         .handshake(TokioIo::new(io))
         .await?;
     tokio::task::spawn_local(async move {
+        let _counted = counted;
         let _ = connection.await;
     });
     Ok(send)

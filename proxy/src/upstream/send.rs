@@ -19,6 +19,7 @@ use crate::{
     endpoint::Endpoint,
     error::{Reason, Refusal},
     snapshot::Upstream,
+    telemetry::metrics::{ConnectionGuard, ConnectionSide, ConnectionState},
     worker::Worker,
 };
 
@@ -62,12 +63,15 @@ pub async fn send(
     let pool = worker.pools.of(endpoint);
     match upstream.protocol {
         // Boxed: the state of the rarer path must not make every request larger.
-        AppProtocol::Http2 | AppProtocol::Grpc => Box::pin(http2(upstream, endpoint, &pool, request, progress)).await,
-        AppProtocol::Http | AppProtocol::Tcp => http1(upstream, endpoint, &pool, request, progress).await,
+        AppProtocol::Http2 | AppProtocol::Grpc => {
+            Box::pin(http2(worker, upstream, endpoint, &pool, request, progress)).await
+        }
+        AppProtocol::Http | AppProtocol::Tcp => http1(worker, upstream, endpoint, &pool, request, progress).await,
     }
 }
 
 async fn http1(
+    worker: &Worker,
     upstream: &Upstream,
     endpoint: &Endpoint,
     pool: &Rc<Pool>,
@@ -80,7 +84,7 @@ async fn http1(
         let pooled = if stale < STALE_TRIES { pool.checkout().await } else { None };
         let mut conn = match pooled {
             Some(conn) => conn,
-            None => match Box::pin(open_http1(upstream, endpoint)).await {
+            None => match Box::pin(open_http1(worker, upstream, endpoint)).await {
                 Ok(send) => pool.fresh(send),
                 Err(error) => return Err(SendError::connect(&error, endpoint)),
             },
@@ -119,14 +123,16 @@ async fn http1(
 }
 
 async fn open_http1(
+    worker: &Worker,
     upstream: &Upstream,
     endpoint: &Endpoint,
 ) -> Result<hyper::client::conn::http1::SendRequest<RequestBody>, ConnectError> {
     let io = connect::connect(upstream, endpoint).await?;
-    connect::http1(io).await.map_err(ConnectError::Handshake)
+    connect::http1(io, counted(worker)).await.map_err(ConnectError::Handshake)
 }
 
 async fn http2(
+    worker: &Worker,
     upstream: &Upstream,
     endpoint: &Endpoint,
     pool: &Rc<Pool>,
@@ -143,7 +149,7 @@ async fn http2(
             let Some(_opening) = pool.wait_or_open().await else { continue };
             let opened = async {
                 let io = connect::connect(upstream, endpoint).await?;
-                connect::http2(io).await.map_err(ConnectError::Handshake)
+                connect::http2(io, counted(worker)).await.map_err(ConnectError::Handshake)
             };
             match opened.await {
                 Ok(send) => break pool.add(send),
@@ -170,6 +176,11 @@ async fn http2(
         }
         stale += 1;
     }
+}
+
+/// Counts a connection to an endpoint for as long as it is open.
+fn counted(worker: &Worker) -> ConnectionGuard {
+    worker.telemetry.metrics.connection(ConnectionSide::Upstream, ConnectionState::Active)
 }
 
 /// A request is in its slot whenever an attempt begins.
