@@ -21,7 +21,7 @@ use crate::SOON;
 pub struct Wire {
     pub stream: TcpStream,
     buffer: Vec<u8>,
-    record: Option<Arc<Mutex<Vec<u8>>>>,
+    record: Option<Recording>,
 }
 
 /// A response, read strictly.
@@ -240,10 +240,13 @@ fn owned(header: &httparse::Header<'_>) -> (String, String) {
     (header.name.to_owned(), String::from_utf8_lossy(header.value).into_owned())
 }
 
+/// Every byte that a connection has brought.
+type Recording = Arc<Mutex<Vec<u8>>>;
+
 /// A TCP server that runs a script per connection and records every byte it receives.
 pub struct RawUpstream {
     pub addr: SocketAddr,
-    received: Arc<Mutex<Vec<Arc<Mutex<Vec<u8>>>>>>,
+    received: Arc<Mutex<Vec<Recording>>>,
     connections: Arc<AtomicUsize>,
     ended: Arc<AtomicUsize>,
     task: JoinHandle<()>,
@@ -258,7 +261,7 @@ impl RawUpstream {
     {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let received: Arc<Mutex<Vec<Arc<Mutex<Vec<u8>>>>>> = Arc::default();
+        let received: Arc<Mutex<Vec<Recording>>> = Arc::default();
         let connections = Arc::new(AtomicUsize::new(0));
         let ended = Arc::new(AtomicUsize::new(0));
         let task = tokio::spawn({

@@ -68,30 +68,52 @@ async fn a_client_gone_during_the_connect_leaves_nothing_behind() {
     stage.weft.recovered(before, 16 * 1024).await;
 }
 
+/// Asks for a GiB on each of `count` connections, reads a little of it, and stops.
+async fn stalled(stage: &Stage<weft_tests::Upstream>, count: usize) -> Vec<Wire> {
+    const GIB: u64 = 1 << 30;
+    let mut wires = Vec::new();
+    for _ in 0..count {
+        let mut wire = stage.wire().await;
+        wire.send(format!("GET /bytes/{GIB} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+        soon("a first part", wire.read_exact(1000)).await.unwrap();
+        wires.push(wire);
+    }
+    let sent = || stage.upstream.seen.body_bytes.load(Ordering::SeqCst);
+    eventually("the upstream is held back everywhere", Duration::from_secs(20), async || {
+        let before = sent();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        sent() == before
+    })
+    .await;
+    wires
+}
+
 #[tokio::test]
 async fn a_reader_that_stalls_keeps_memory_bounded() {
-    const GIB: u64 = 1 << 30;
+    const MORE: usize = 32;
     for stage in [Stage::h1().await, Stage::h2().await] {
         let before = stage.weft.usage();
-        let mut wires = Vec::new();
-        for _ in 0..4 {
-            let mut wire = stage.wire().await;
-            wire.send(format!("GET /bytes/{GIB} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
-            soon("a first part", wire.read_exact(1000)).await.unwrap();
-            wires.push(wire);
-        }
-        // Until the flow has come to a halt everywhere.
-        let sent = || stage.upstream.seen.body_bytes.load(Ordering::SeqCst);
-        eventually("the upstream is held back", Duration::from_secs(20), async || {
-            let before = sent();
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            sent() == before
-        })
-        .await;
+        // What the first ones cost beyond themselves is the allocator's.
+        let mut wires = stalled(&stage, 8).await;
+        let first = stage.weft.usage();
+        wires.extend(stalled(&stage, MORE).await);
         let now = stage.weft.usage();
-        assert!(now.rss_kib < before.rss_kib + 4 * 1024, "four stalled GiB: {before:?} {now:?}");
+        let each = now.rss_kib.saturating_sub(first.rss_kib) / MORE as u64;
+        assert!(each <= 256, "{each} KiB for a stalled reader: {before:?} {first:?} {now:?}");
+        assert!(now.rss_kib < before.rss_kib + 32 * 1024, "{before:?} {now:?}");
         drop(wires);
-        stage.weft.recovered(before, 8 * 1024).await;
+        stage.weft.recovered(before, 24 * 1024).await;
+    }
+}
+
+#[tokio::test]
+async fn stalled_readers_do_not_hold_others_up() {
+    // Over HTTP/2 all of them share an upstream connection, and its flow-control window.
+    for stage in [Stage::h1().await, Stage::h2().await] {
+        let wires = stalled(&stage, 60).await;
+        let reply = soon("an honest request", stage.client_h1().await.get("a", "/bytes/300000")).await.unwrap();
+        assert_eq!((reply.body.len(), reply.error), (300_000, None));
+        drop(wires);
     }
 }
 
@@ -99,6 +121,7 @@ async fn a_reader_that_stalls_keeps_memory_bounded() {
 async fn a_gibibyte_passes_through_little_memory() {
     const SIZE: u64 = 1 << 30;
     let stage = Stage::h1().await;
+    stage.client_h1().await.get("a", "/bytes/50000000").await.unwrap();
     let before = stage.weft.usage();
     let mut wire = stage.wire().await;
     wire.send(format!("GET /bytes/{SIZE} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")).await;
@@ -192,7 +215,9 @@ async fn idle_connections_cost_little_memory_and_no_processor_time() {
     })
     .await;
     let each = stage.weft.usage().rss_kib.saturating_sub(before.rss_kib) / 500;
-    assert!(each <= 32, "{each} KiB for an idle connection");
+    // 32 KiB is what an optimised build has to keep to.
+    let limit = if cfg!(debug_assertions) { 56 } else { 32 };
+    assert!(each <= limit, "{each} KiB for an idle connection");
     drop(wires);
     stage.weft.recovered(before, 16 * 1024).await;
     assert_eq!(client::get_once(stage.addr, "a", "/").await.unwrap().status, 200);

@@ -49,7 +49,7 @@ async fn a_missing_or_forbidden_file_is_one_clear_line() {
     let missing = dir.path().join("nowhere.yaml");
     let forbidden = dir.path().join("secret.yaml");
     std::fs::write(&forbidden, "x").unwrap();
-    std::fs::set_permissions(&forbidden, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&forbidden, std::fs::Permissions::from_mode(0o000)).unwrap();
     let mut cases = vec![(missing, "no such file")];
     if std::fs::read(&forbidden).is_err() {
         cases.push((forbidden, "permission"));
