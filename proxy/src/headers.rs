@@ -30,6 +30,9 @@ pub struct Seen {
     /// `content-type: application/grpc…`
     pub grpc: bool,
     connection: bool,
+    /// `Connection` says more than `close` or `keep-alive`: its list has to be read.
+    listed: bool,
+    close: bool,
     upgrade_field: bool,
     other_hop: bool,
     te: bool,
@@ -39,12 +42,23 @@ pub struct Seen {
     forwarded: bool,
 }
 
+impl Seen {
+    fn connection_field(&mut self, value: &HeaderValue) {
+        self.connection = true;
+        if value.as_bytes().eq_ignore_ascii_case(b"close") {
+            self.close = true;
+        } else if !value.as_bytes().eq_ignore_ascii_case(b"keep-alive") {
+            self.listed = true;
+        }
+    }
+}
+
 /// Looks over the fields of a request, once.
 pub fn scan(headers: &HeaderMap) -> Seen {
     let mut seen = Seen::default();
     for (name, value) in headers {
         match name.as_str() {
-            "connection" => seen.connection = true,
+            "connection" => seen.connection_field(value),
             "upgrade" => {
                 seen.upgrade_field = true;
                 seen.upgrade = !value.as_bytes().eq_ignore_ascii_case(b"h2c");
@@ -59,7 +73,7 @@ pub fn scan(headers: &HeaderMap) -> Seen {
             _ => {}
         }
     }
-    seen.upgrade &= seen.connection && names(headers, b"upgrade");
+    seen.upgrade &= seen.listed && names(headers, b"upgrade");
     seen
 }
 
@@ -74,7 +88,7 @@ fn names(headers: &HeaderMap, token: &[u8]) -> bool {
 
 /// Removes what belongs to the connection, from a request or a response (RFC 9110 §7.6.1).
 fn strip(headers: &mut HeaderMap, seen: Seen) {
-    if seen.connection {
+    if seen.listed {
         let listed: SmallVec<[HeaderName; 4]> = headers
             .get_all(header::CONNECTION)
             .iter()
@@ -88,6 +102,8 @@ fn strip(headers: &mut HeaderMap, seen: Seen) {
         for name in listed {
             headers.remove(name);
         }
+    }
+    if seen.connection {
         headers.remove(header::CONNECTION);
     }
     if seen.upgrade_field {
@@ -215,16 +231,16 @@ pub struct Closing {
 pub fn prepare_response(headers: &mut HeaderMap, upgrade: bool) -> Closing {
     let mut seen = Seen::default();
     let mut alt_svc = false;
-    for name in headers.keys() {
+    for (name, value) in &*headers {
         match name.as_str() {
-            "connection" => seen.connection = true,
+            "connection" => seen.connection_field(value),
             "upgrade" => seen.upgrade_field = true,
             "keep-alive" | "proxy-connection" | "transfer-encoding" | "http2-settings" => seen.other_hop = true,
             "alt-svc" => alt_svc = true,
             _ => {}
         }
     }
-    let close = seen.connection && names(headers, b"close");
+    let close = seen.close || (seen.listed && names(headers, b"close"));
     if alt_svc {
         // It names another way to reach the upstream, past this proxy (RFC 7838 §2.4).
         headers.remove(header::ALT_SVC);

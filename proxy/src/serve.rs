@@ -60,18 +60,18 @@ pub async fn connection(
     let local = stream.local_addr()?;
     let identity = match snapshot.port(port).map(|port| &port.kind) {
         None => return Ok(()),
-        Some(PortKind::Tcp(_)) => return Ok(proxy_tcp::connection(worker, port, stream, peer).await?),
+        Some(PortKind::Tcp(_)) => return Ok(Box::pin(proxy_tcp::connection(worker, port, stream, peer)).await?),
         Some(PortKind::Http { tls, .. }) => tls.clone(),
     };
     drop(snapshot);
     let Some(identity) = identity else {
         let conn = Rc::new(Conn::new(worker.clone(), port, peer, local, None));
-        return http(conn, stream, None).await;
+        return Box::pin(http(conn, stream, None)).await;
     };
-    let handshake = worker.handshakes.accept(stream, identity.server_config()).await?;
+    let handshake = Box::pin(worker.handshakes.accept(stream, identity.server_config())).await?;
     let tls = Tls { server_name: handshake.sni.clone() };
     let conn = Rc::new(Conn::new(worker.clone(), port, peer, local, Some(tls)));
-    http(conn, handshake.stream, Some(handshake.alpn)).await
+    Box::pin(http(conn, handshake.stream, Some(handshake.alpn))).await
 }
 
 async fn http<IO>(conn: Rc<Conn>, mut io: IO, alpn: Option<Alpn>) -> Result<(), Box<dyn std::error::Error>>
@@ -102,8 +102,9 @@ where
     conn.detecting.set(false);
     match protocol {
         Detected::Closed => Ok(()),
-        Detected::Http1 => http1(&conn, io, first).await,
-        Detected::Http2 => http2(&conn, Rewind::new(io, first.freeze())).await,
+        // Boxed: an idle connection keeps the state of what it does, not of everything that it might have done.
+        Detected::Http1 => Box::pin(http1(&conn, io, first)).await,
+        Detected::Http2 => Box::pin(http2(&conn, Rewind::new(io, first.freeze()))).await,
     }
 }
 

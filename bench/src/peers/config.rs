@@ -96,6 +96,8 @@ pub fn nginx(dir: &TempDir, listen: SocketAddr, upstream: SocketAddr, h2: bool) 
       proxy_set_header Host $http_host;
       proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
       proxy_set_header X-Forwarded-Proto $scheme;
+      proxy_set_header X-Forwarded-Host $http_host;
+      proxy_set_header X-Request-Id $request_id;
     }}
   }}
 }}
@@ -124,6 +126,8 @@ defaults
 frontend edge
   bind {listen}{h2}
   http-request set-header X-Forwarded-Proto http
+  http-request set-header X-Forwarded-Host %[req.hdr(host)]
+  http-request set-header X-Request-Id %[uuid()]
   default_backend hello
 backend hello
   server hello {upstream} pool-max-conn {POOL}
@@ -153,7 +157,7 @@ pub fn envoy(dir: &TempDir, listen: SocketAddr, upstream: SocketAddr) -> Result<
           stat_prefix: edge
           codec_type: AUTO
           use_remote_address: true
-          generate_request_id: false
+          generate_request_id: true
           http_filters:
           - name: router
             typed_config:
@@ -163,6 +167,7 @@ pub fn envoy(dir: &TempDir, listen: SocketAddr, upstream: SocketAddr) -> Result<
             virtual_hosts:
             - name: all
               domains: ['*']
+              request_headers_to_add: [{{header: {{key: x-forwarded-host, value: '%REQ(:AUTHORITY)%'}}}}]
               routes: [{{match: {{prefix: /}}, route: {{cluster: hello, timeout: 15s}}}}]
   clusters:
   - name: hello
