@@ -22,9 +22,10 @@ use crate::{
     endpoint::{Endpoint, Ticket},
     error::{Reason, Refusal},
     record::Record,
-    snapshot::{Deadlines, Rule, Snapshot, Target, Upstream},
+    snapshot::{Deadlines, Rule, Target, Upstream},
     telemetry::metrics::InFlightGuard,
     wheel::Timer,
+    worker::Local,
 };
 
 /// A request under way.
@@ -36,7 +37,7 @@ pub struct Exchange {
     pub start: Instant,
     /// What spans, metrics and the access log will say.
     pub record: Record,
-    snapshot: Option<(Rc<Arc<Snapshot>>, u32)>,
+    snapshot: Option<(Local, u32)>,
     /// Position among the rule's backends.
     target: Option<usize>,
     deadlines: Option<Deadlines>,
@@ -54,7 +55,7 @@ pub struct Exchange {
 /// A backend of a rule, found again in the snapshot that it was chosen from.
 #[derive(Debug)]
 pub struct Chosen {
-    snapshot: Rc<Arc<Snapshot>>,
+    snapshot: Local,
     rule: u32,
     target: usize,
 }
@@ -102,7 +103,7 @@ impl Exchange {
     }
 
     /// The rule that serves it.
-    pub fn routed(&mut self, snapshot: &Rc<Arc<Snapshot>>, rule: u32) {
+    pub fn routed(&mut self, snapshot: &Local, rule: u32) {
         self.snapshot = Some((snapshot.clone(), rule));
         self.record.slot = Some(snapshot.rules[rule as usize].slot.clone());
     }

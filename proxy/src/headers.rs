@@ -140,7 +140,7 @@ pub fn prepare_request(
         headers.remove(header::EXPECT);
     }
     let hops = if seen.hops { count_hops(headers)? } else { 0 };
-    let trailers = seen.te && headers.get_all(header::TE).iter().any(|te| accepts_trailers(te));
+    let trailers = seen.te && headers.get_all(header::TE).iter().any(accepts_trailers);
     let protocol = if upgrade { headers.remove(header::UPGRADE) } else { None };
     strip(headers, seen);
     if let Some(protocol) = protocol {

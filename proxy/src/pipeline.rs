@@ -226,7 +226,7 @@ fn finish(
         let detail = "the endpoint switched protocols without being asked to";
         return Err(Refusal::new(Reason::BadUpstreamResponse, detail));
     }
-    headers::check_response_framing(&response)?;
+    headers::check_response_framing(response)?;
     // A proxy speaks its own version (RFC 9110 §2.5), whatever the endpoint speaks.
     *response.version_mut() = Version::HTTP_11;
     if headers::prepare_response(response.headers_mut(), tunnel && !connect).close {

@@ -80,6 +80,7 @@ pub struct Port {
 
 /// What a port serves.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "there are a handful of ports")]
 pub enum PortKind {
     /// HTTP/1.1 and HTTP/2, over TLS if there is an identity.
     Http {

@@ -89,6 +89,10 @@ impl Clock {
     }
 }
 
+/// A snapshot as one worker holds it. Requests count their references here, and not in a counter that all cores write.
+#[allow(clippy::redundant_allocation, reason = "the outer count is the point")]
+pub type Local = Rc<Arc<Snapshot>>;
+
 /// Per-thread state.
 #[derive(Debug)]
 pub struct Worker {
@@ -116,12 +120,12 @@ pub struct Worker {
     pub draining: Cell<bool>,
     /// Mirrored requests under way.
     pub copies: Cell<u32>,
-    snapshot: RefCell<(u64, Rc<Arc<Snapshot>>)>,
+    snapshot: RefCell<(u64, Local)>,
 }
 
 impl Worker {
     /// The snapshot in force; one atomic load when it has not changed.
-    pub fn snapshot(&self) -> Rc<Arc<Snapshot>> {
+    pub fn snapshot(&self) -> Local {
         let generation = self.shared.generation.load(Ordering::Acquire);
         let mut cached = self.snapshot.borrow_mut();
         if cached.0 != generation {

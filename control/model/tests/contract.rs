@@ -84,7 +84,7 @@ fn the_policies_of_the_gateway_configuration_are_in_force() {
     assert_eq!((retry.attempts, retry.retry_on.len()), (3, 6));
     assert_eq!(cart.rate_limits.len(), 2);
     assert_eq!(cart.rate_limits[1].key, RateKey::Header("x-user".into()));
-    assert_eq!(cart.timeouts.request, Duration::from_secs(2));
+    assert_eq!(cart.timeouts.request, Some(Duration::from_secs(2)));
     assert_eq!(cart.timeouts.idle, Duration::from_secs(300));
     assert_eq!(cart.health_check.unwrap().probe, Probe::Http("/healthz".into()));
     let files = config.policy_for(Some(&Key::new("default", "files")), None);

@@ -49,8 +49,9 @@ fn defaults_are_those_of_the_contract() {
         }
     );
     assert_eq!(policy.retry_budget, RetryBudget { percent: 20.0, min_per_second: 10, ttl: Duration::from_secs(10) });
-    let (connect, request, idle) = (Duration::from_secs(1), Duration::from_secs(15), Duration::from_secs(300));
-    assert_eq!(policy.timeouts, Timeouts { connect, request, idle });
+    let (connect, idle) = (Duration::from_secs(1), Duration::from_secs(300));
+    // Nobody wrote a request time-out: the default of 15 s counts, and does not cover the response's body.
+    assert_eq!(policy.timeouts, Timeouts { connect, request: None, idle });
     assert!(policy.circuit_breaker.is_none() && policy.retry.is_none() && policy.hedge.is_none());
     assert!(policy.rate_limits.is_empty() && policy.concurrency.is_none() && policy.fault.is_none());
     assert!(policy.health_check.is_none());
@@ -104,7 +105,7 @@ fn fields_of_the_route_win_and_the_others_stay() {
         "timeouts: {request: 4s}\n  circuitBreaker: {failureRate: {percent: 12.5}}\n  retry: {retryOn: [504]}",
     );
     assert_eq!(policy.timeouts.connect, Duration::from_secs(2));
-    assert_eq!(policy.timeouts.request, Duration::from_secs(4));
+    assert_eq!(policy.timeouts.request, Some(Duration::from_secs(4)));
     assert_eq!(policy.timeouts.idle, Duration::from_secs(300));
     let breaker = policy.circuit_breaker.unwrap();
     assert_eq!((breaker.consecutive_failures, breaker.failure_rate.percent), (9, 12.5));
@@ -210,7 +211,7 @@ fn a_route_alone_and_a_service_alone_have_their_policy() {
     let text = "apiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: a, namespace: n}\nspec: {targetRefs: [{kind: GRPCRoute, name: x}], timeouts: {request: 1s}}\n";
     let config = load_str("p.yaml", text, Options { require_refs: false }).unwrap().config;
     let key = Key::new("n", "x");
-    assert_eq!(config.policy_for(None, Some((RouteKind::Grpc, &key))).timeouts.request, Duration::from_secs(1));
+    assert_eq!(config.policy_for(None, Some((RouteKind::Grpc, &key))).timeouts.request, Some(Duration::from_secs(1)));
     assert_eq!(config.policy_for(None, Some((RouteKind::Http, &key))), Policy::default());
     assert_eq!(config.policy_for(Some(&key), None), Policy::default());
 }
