@@ -24,7 +24,7 @@ use crate::{
 const BUFFER: usize = 64 * 1024;
 /// Flow-control windows towards upstreams, in bytes: of one stream, and of the connection. The latter has room for all
 /// streams that share it: otherwise a few clients that do not read would hold up everybody else.
-const H2_WINDOWS: (u32, u32) = (128 * 1024, 16 * 1024 * 1024);
+const H2_WINDOWS: (u32, u32) = (64 * 1024, 16 * 1024 * 1024);
 
 /// A connection to an endpoint, before HTTP.
 #[derive(Debug)]
