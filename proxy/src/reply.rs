@@ -13,6 +13,7 @@ static REASON: HeaderName = HeaderName::from_static("x-weft-reason");
 static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 static GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const WEFT: HeaderValue = HeaderValue::from_static("weft");
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// An answer without an upstream.
 #[derive(Debug)]
@@ -56,16 +57,28 @@ pub struct Manner {
     pub h2: bool,
 }
 
-/// Turns an answer into a response.
+/// Turns an answer into a response, and remembers it.
 pub fn reply(answer: Answer, manner: &Manner, mut exchange: Box<Exchange>) -> Response<ReplyBody> {
+    let (response, refusal) = response(answer, manner);
+    match refusal {
+        Some(refusal) => exchange.record.refused(refusal.reason, refusal.detail),
+        None => exchange.record.status = response.status().as_u16(),
+    }
+    response.map(|text| ReplyBody::local(text, exchange))
+}
+
+/// The response, and the refusal that it tells of.
+fn response(answer: Answer, manner: &Manner) -> (Response<Bytes>, Option<Refusal>) {
     let (refusal, allow) = match answer {
         Answer::Redirect(status, location) => {
-            exchange.record.status = status.as_u16();
-            let mut response = Response::new(ReplyBody::local(Bytes::new(), exchange));
+            let mut response = Response::new(Bytes::new());
             *response.status_mut() = status;
             response.headers_mut().insert(header::LOCATION, location);
             response.headers_mut().insert(header::SERVER, WEFT);
-            return response;
+            if refuses_tunnel(manner) {
+                response.headers_mut().insert(header::CONNECTION, CLOSE);
+            }
+            return (response, None);
         }
         Answer::MethodNotAllowed(methods) => {
             (Refusal::new(Reason::MethodNotAllowed, "the route knows this path with other methods"), Some(methods))
@@ -73,11 +86,10 @@ pub fn reply(answer: Answer, manner: &Manner, mut exchange: Box<Exchange>) -> Re
         Answer::Refused(refusal) => (refusal, None),
     };
     let row = refusal.reason.row();
-    exchange.record.refused(refusal.reason, refusal.detail.clone());
     let status = if manner.grpc { StatusCode::OK } else { row.status };
-    let closes = !manner.h2 && (manner.method == Method::CONNECT || closes_connection(refusal.reason));
+    let closes = refuses_tunnel(manner) || (!manner.h2 && closes_connection(refusal.reason));
     let text = if manner.grpc || manner.method == Method::HEAD { Bytes::new() } else { body(&refusal) };
-    let mut response = Response::new(ReplyBody::local(text, exchange));
+    let mut response = Response::new(text);
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(REASON.clone(), HeaderValue::from_static(row.name));
@@ -99,9 +111,14 @@ pub fn reply(answer: Answer, manner: &Manner, mut exchange: Box<Exchange>) -> Re
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
     }
     if closes {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        headers.insert(header::CONNECTION, CLOSE);
     }
-    response
+    (response, Some(refusal))
+}
+
+/// HTTP/1.1: what follows a CONNECT may be meant for the tunnel that there is not.
+fn refuses_tunnel(manner: &Manner) -> bool {
+    !manner.h2 && manner.method == Method::CONNECT
 }
 
 /// After a malformed or unfinished request nobody knows where the next one begins.
@@ -121,3 +138,6 @@ fn percent_encoded(refusal: &Refusal) -> String {
     const SET: &AsciiSet = &CONTROLS.add(b'%');
     utf8_percent_encode(&format!("{}: {}", refusal.reason, refusal.detail), SET).to_string()
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,10 @@
 //! takes over from the one before.
 
 pub mod compile;
+#[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::HashMap,

@@ -261,6 +261,10 @@ pub enum Filter {
     Mirror(Mirror),
 }
 
+/// Headers that no filter may touch: they say where a message ends, or are about one connection, which is Weft's own.
+pub const OF_CONNECTION: [&str; 8] =
+    ["connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
+
 /// Applied in the order set, add, remove. Names in lower case and valid, values valid header values.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
 pub struct HeaderModifier {

@@ -380,6 +380,34 @@ fn rules() {
             "Weft frames messages itself; remove it",
         ),
         (
+            rule("filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {add: [{name: TE, value: x}]}}]"),
+            7,
+            84,
+            "header \"te\" cannot be changed",
+            "Weft frames messages itself; remove it",
+        ),
+        (
+            rule("matches: [{path: {value: /a/%2e%2E/b}}]"),
+            7,
+            30,
+            "\"/a/%2e%2E/b\" is not a path: it contains an escaped . segment",
+            "for instance /cart",
+        ),
+        (
+            rule("matches: [{path: {type: RegularExpression, value: 'a)|(b'}}]"),
+            7,
+            55,
+            "\"a)|(b\" is not a regular expression",
+            "unopened group",
+        ),
+        (
+            rule("matches: [{headers: [{type: RegularExpression, name: x, value: '(?x)a #b'}]}]"),
+            7,
+            68,
+            "\"(?x)a #b\" is not a regular expression",
+            "unclosed group",
+        ),
+        (
             rule(
                 "filters: [{type: RequestMirror, requestMirror: {backendRef: {name: cart, port: 80}, percent: 5, fraction: {numerator: 1}}}]",
             ),

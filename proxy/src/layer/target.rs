@@ -236,3 +236,6 @@ pub fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h [u8]> {
         },
     )
 }
+
+#[cfg(test)]
+mod tests;

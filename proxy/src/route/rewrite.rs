@@ -7,10 +7,10 @@
 use std::{borrow::Cow, fmt::Write, sync::Arc};
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, StatusCode, header,
+    HeaderMap, HeaderName, HeaderValue, StatusCode,
     uri::{InvalidUri, PathAndQuery},
 };
-use weft_model::config::{HeaderModifier, PathModifier, Redirect};
+use weft_model::config::{HeaderModifier, OF_CONNECTION, PathModifier, Redirect};
 
 use super::{
     PrefixLen,
@@ -299,8 +299,7 @@ impl CompiledModifier {
 
 fn modifiable(name: &Arc<str>) -> Result<HeaderName, RewriteError> {
     let header = HeaderName::try_from(&**name).map_err(|_| RewriteError::Header(name.clone()))?;
-    let framing = [header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
-    if framing.contains(&header) { Err(RewriteError::Framing(header)) } else { Ok(header) }
+    if OF_CONNECTION.contains(&header.as_str()) { Err(RewriteError::Framing(header)) } else { Ok(header) }
 }
 
 #[cfg(test)]

@@ -110,6 +110,10 @@ impl Compiler<'_> {
             };
             for ip in addresses {
                 let address = SocketAddr::new(*ip, written.port);
+                // Two names may lead to one address. The first counts: its state is the one that is found again.
+                if by_address.contains_key(&address) {
+                    continue;
+                }
                 let kept = before.and_then(|before| before.by_address.get(&address));
                 let kept = kept.filter(|kept| kept.zone == written.zone && kept.hostname == hostname);
                 let endpoint = match kept {
@@ -125,9 +129,8 @@ impl Compiler<'_> {
                 };
                 endpoint.set_weight(written.weight);
                 endpoint.set_idle_timeout(policy.connection_pool.idle_timeout);
-                if by_address.insert(address, endpoint.clone()).is_none() {
-                    endpoints.push(endpoint);
-                }
+                by_address.insert(address, endpoint.clone());
+                endpoints.push(endpoint);
             }
         }
         let endpoints = Arc::new(EndpointSet::new(endpoints, unusable.clone(), self.input.zone.clone()));

@@ -142,9 +142,11 @@ impl<'a> At<'a> {
         parsed
     }
 
-    /// Checks that a regular expression compiles.
+    /// Checks that a regular expression compiles, by itself and for a match of the whole text: `a)|(b` is none by
+    /// itself, and the comment of `(?x)a #b` would swallow what is put behind it.
     pub(crate) fn regex(self, text: &str) -> Option<()> {
-        match regex::Regex::new(&format!("^(?:{text})$")) {
+        let compiled = regex::Regex::new(text).and_then(|_| regex::Regex::new(&format!(r"\A(?:{text})\z")));
+        match compiled {
             Ok(_) => Some(()),
             Err(error) => {
                 let hint = syntax::regex_reason(&error);

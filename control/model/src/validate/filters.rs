@@ -8,12 +8,9 @@ use super::{
     syntax,
 };
 use crate::{
-    config::{Filter, HeaderModifier, Mirror, PathModifier, Redirect, Rewrite},
+    config::{Filter, HeaderModifier, Mirror, OF_CONNECTION, PathModifier, Redirect, Rewrite},
     written::{self, FilterType, PathModifierType, RedirectScheme},
 };
-
-/// Headers that frame a message: setting them would let two parties disagree about where a request ends.
-const FRAMING: [&str; 3] = ["connection", "content-length", "transfer-encoding"];
 
 /// Reads the `filters` of an HTTPRoute's rule, or of one of its backends.
 pub(super) fn http(at: At<'_>, written: &[written::RouteFilter], of_backend: bool) -> Vec<Filter> {
@@ -136,7 +133,7 @@ fn headers(at: At<'_>, written: &written::HeaderModifier) -> HeaderModifier {
         for (i, header) in list.iter().enumerate() {
             let at = at.item(i);
             let (Some(name), Some(value)) = (&header.name, &header.value) else { continue };
-            let Some(name) = header_name(at.field("name"), name) else { continue };
+            let Some(name) = modifiable(at.field("name"), name) else { continue };
             if let Err(reason) = syntax::header_value(value) {
                 at.field("value")
                     .invalid(format!("this cannot be the value of a header: {reason}"), "one line of text");
@@ -154,8 +151,7 @@ fn headers(at: At<'_>, written: &written::HeaderModifier) -> HeaderModifier {
         }
         pairs
     };
-    let remove =
-        written.remove.iter().enumerate().filter_map(|(i, name)| header_name(at.field("remove").item(i), name));
+    let remove = written.remove.iter().enumerate().filter_map(|(i, name)| modifiable(at.field("remove").item(i), name));
     HeaderModifier { set: pairs("set", &written.set), add: pairs("add", &written.add), remove: remove.collect() }
 }
 
@@ -165,12 +161,17 @@ pub(super) fn header_name(at: At<'_>, text: &str) -> Option<Arc<str>> {
         at.invalid(format!("{text:?} is not a header name"), "letters, digits and - as in x-user");
         return None;
     }
-    let name = text.to_ascii_lowercase();
-    if FRAMING.contains(&name.as_str()) {
+    Some(text.to_ascii_lowercase().into())
+}
+
+/// A header that filters may change, in lower case.
+fn modifiable(at: At<'_>, text: &str) -> Option<Arc<str>> {
+    let name = header_name(at, text)?;
+    if OF_CONNECTION.contains(&&*name) {
         at.invalid(format!("header {name:?} cannot be changed"), "Weft frames messages itself; remove it");
         return None;
     }
-    Some(name.into())
+    Some(name)
 }
 
 fn mirror(at: At<'_>, written: &written::RequestMirror) -> Option<Mirror> {

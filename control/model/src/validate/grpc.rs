@@ -80,7 +80,10 @@ fn path(at: At<'_>, written: &written::GrpcMethodMatch) -> Option<PathMatch> {
             }
         }
         let group = |text: Option<&str>| text.map_or_else(|| any.to_owned(), |text| format!("(?:{text})"));
-        return Some(PathMatch::Regex(format!("^/{}/{}$", group(service), group(method)).into()));
+        let whole = format!("^/{}/{}$", group(service), group(method));
+        // Two that are small enough can be too large together.
+        at.regex(&whole)?;
+        return Some(PathMatch::Regex(whole.into()));
     }
     let fine = |field: &str, text: Option<&str>, also: &[u8]| {
         let Some(text) = text else { return true };

@@ -67,11 +67,18 @@ pub(crate) fn path(text: &str) -> Result<(), String> {
             return Err(format!("it contains {name}"));
         }
     }
-    if text.to_ascii_lowercase().contains("%2f") {
-        return Err("it contains %2f".into());
+    let lower = text.to_ascii_lowercase();
+    for bad in ["%2f", "%00"] {
+        if lower.contains(bad) {
+            return Err(format!("it contains {bad}"));
+        }
     }
     if text.ends_with("/.") || text.ends_with("/..") {
         return Err("it ends with a . segment".into());
+    }
+    // Requests are compared after such escapes have been decoded and resolved: this path would never be seen.
+    if lower.replace("%2e", ".").split('/').any(|segment| matches!(segment, "." | "..")) {
+        return Err("it contains an escaped . segment".into());
     }
     let bytes = text.as_bytes();
     for (i, b) in bytes.iter().enumerate() {
@@ -233,12 +240,30 @@ mod tests {
 
     #[test]
     fn paths() {
-        for good in ["/", "/cart", "/a/b.c/", "/%20x", "/a@b:c", "/.well-known"] {
+        for good in ["/", "/cart", "/a/b.c/", "/%20x", "/a@b:c", "/.well-known", "/%2ea", "/a%2e", "/...", "/caf%c3%a9"]
+        {
             assert_eq!(path(good), Ok(()), "{good}");
         }
         for bad in [
-            "", "cart", "/a//b", "/a/./b", "/a/../b", "/a%2Fb", "/a%2fb", "/a#b", "/a?b", "/a/..", "/a/.", "/a b",
-            "/%", "/é",
+            "",
+            "cart",
+            "/a//b",
+            "/a/./b",
+            "/a/../b",
+            "/a%2Fb",
+            "/a%2fb",
+            "/a#b",
+            "/a?b",
+            "/a/..",
+            "/a/.",
+            "/a b",
+            "/%",
+            "/é",
+            "/a%00b",
+            "/%2e",
+            "/a/%2E%2e/b",
+            "/a/.%2e",
+            "/%2e/",
         ] {
             assert!(path(bad).is_err(), "{bad}");
         }

@@ -47,20 +47,20 @@ pub const METRICS: &[Metric] = &[
     row("http_server_request_duration_seconds", Histogram, &["http_request_method", "http_route", "http_response_status_code", "error_type", "route", "service"], "Time from a request's head to the end of its response, as clients of this node see it"),
     row("http_client_request_duration_seconds", Histogram, &["http_request_method", "http_response_status_code", "error_type", "service"], "Time of one attempt at an endpoint of the service, connecting included; every retry counts"),
     row("weft_requests_total", Counter, &["route", "service", "code", "reason"], "Requests answered, by the route that matched, the service chosen, the status sent, and why Weft answered itself if it did"),
-    row("weft_retries_total", Counter, &["service", "outcome"], "Requests that a retry policy looked at after a failure, by what came of it: recovered, failed, budget_exhausted, body_too_large"),
+    row("weft_retries_total", Counter, &["service", "outcome"], "Requests that a retry policy looked at after a failure, by what came of it: recovered, failed, budget_exhausted, body_too_large (not yet emitted)"),
     row("weft_requests_in_flight", Gauge, &["service"], "Requests whose response is not complete yet"),
     row("weft_connections", Gauge, &["side", "state"], "Open connections: side downstream or upstream; state active or idle"),
-    row("weft_retry_budget_remaining", Gauge, &["service"], "Retries that the service's budget still allows now"),
+    row("weft_retry_budget_remaining", Gauge, &["service"], "Retries that the service's budget still allows now (not yet emitted)"),
     row("weft_endpoint_health", Gauge, &["service", "endpoint"], "1 when the endpoint may be picked, 0 when health checks say no"),
-    row("weft_endpoint_breaker_state", Gauge, &["service", "endpoint"], "Circuit breaker of the endpoint: 0 closed, 1 half-open, 2 open"),
-    row("weft_ejections_total", Counter, &["reason"], "Endpoints taken out by a circuit breaker, by the evidence"),
-    row("weft_rate_limited_total", Counter, &["route", "policy"], "Requests refused by a rate limit"),
-    row("weft_verdicts_total", Counter, &["verdict"], "Connections classified in the kernel: deny, direct, proxy, pass"),
-    row("weft_tcp_retransmits_total", Counter, &["service", "endpoint"], "TCP segments sent again, as the kernel counts them"),
+    row("weft_endpoint_breaker_state", Gauge, &["service", "endpoint"], "Circuit breaker of the endpoint: 0 closed, 1 half-open, 2 open (not yet emitted)"),
+    row("weft_ejections_total", Counter, &["reason"], "Endpoints taken out by a circuit breaker, by the evidence (not yet emitted)"),
+    row("weft_rate_limited_total", Counter, &["route", "policy"], "Requests refused by a rate limit (not yet emitted)"),
+    row("weft_verdicts_total", Counter, &["verdict"], "Connections classified in the kernel: deny, direct, proxy, pass (not yet emitted)"),
+    row("weft_tcp_retransmits_total", Counter, &["service", "endpoint"], "TCP segments sent again, as the kernel counts them (not yet emitted)"),
     row("weft_config_revision", Gauge, &[], "Revision of the configuration in force"),
     row("weft_config_reload_failures_total", Counter, &[], "Configurations refused as invalid; the one in force stayed"),
-    row("weft_push_connected", Gauge, &[], "1 while this node receives configuration from a control plane"),
-    row("weft_push_updates_total", Counter, &["outcome"], "Updates received from the control plane: accepted or refused"),
+    row("weft_push_connected", Gauge, &[], "1 while this node receives configuration from a control plane (not yet emitted)"),
+    row("weft_push_updates_total", Counter, &["outcome"], "Updates received from the control plane: accepted or refused (not yet emitted)"),
     row("weft_spans_dropped_total", Counter, &["cause"], "Spans that no collector got: queue_full, or export_failed"),
     row("weft_spans_exported_total", Counter, &[], "Spans accepted by the collector"),
     row("weft_access_log_dropped_total", Counter, &[], "Access log lines left out because standard output did not keep up"),
@@ -73,14 +73,25 @@ pub const METRICS: &[Metric] = &[
     row("process_start_time_seconds", Gauge, &[], "Start of the process, seconds since 1970"),
 ];
 
+/// What stands above the table.
+const HEADING: &str = "\
+# Metrics
+
+What `/metrics` on a node's admin port shows, as Prometheus text or OpenMetrics. Durations are in seconds. A family
+appears with its first sample. This file is made from `src/telemetry/metrics/table.rs`, which is also where the help
+texts come from.
+
+";
+
 /// Position of a name in [`METRICS`].
 pub(super) fn index(name: &str) -> Option<usize> {
     METRICS.iter().position(|metric| metric.name == name)
 }
 
-/// [`METRICS`] as a Markdown table, for the documentation.
+/// [`METRICS`] as a Markdown page: `proxy/METRICS.md`.
 pub fn markdown() -> String {
-    let mut out = String::from("| metric | type | labels | meaning |\n|---|---|---|---|\n");
+    let mut out = String::from(HEADING);
+    out.push_str("| metric | type | labels | meaning |\n|---|---|---|---|\n");
     for Metric { name, kind, labels, help } in METRICS {
         let labels = labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(" ");
         out.push_str(&format!("| `{name}` | {} | {labels} | {help} |\n", kind.as_str()));

@@ -206,5 +206,16 @@ fn the_table_is_consistent() {
         assert_eq!(metric.kind == table::Kind::Counter, metric.name.ends_with("_total"), "{}", metric.name);
         assert!(!metric.help.is_empty() && !metric.help.contains(['\n', '\\', '|']), "{}", metric.name);
     }
-    assert_eq!(table::markdown().lines().count(), METRICS.len() + 2);
+}
+
+#[test]
+fn the_documentation_is_the_table() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/METRICS.md");
+    let table = table::markdown();
+    if std::env::var_os("WEFT_BLESS").is_some() {
+        std::fs::write(path, &table).unwrap();
+    }
+    let written = std::fs::read_to_string(path).unwrap_or_default();
+    let hint = "WEFT_BLESS=1 cargo test -p weft-proxy the_documentation_is_the_table";
+    assert!(written == table, "METRICS.md is out of date; write it with: {hint}");
 }
