@@ -132,7 +132,7 @@ impl Pool {
         let mut shared = self.shared.borrow_mut();
         let limit = pool.max_requests_per_connection;
         let worn = |conn: &Http2| limit != 0 && conn.served.get() >= limit;
-        shared.retain(|conn| !conn.send.is_closed() && !(worn(conn) && conn.streams.get() == 0));
+        shared.retain(|conn| !(conn.send.is_closed() || (worn(conn) && conn.streams.get() == 0)));
         shared.iter().find(|conn| !worn(conn) && conn.streams.get() < pool.max_concurrent_streams.max(1)).cloned()
     }
 
