@@ -37,6 +37,8 @@ use crate::{
     worker::{self, Command, Shared},
 };
 
+/// Longest wait for the names of a new configuration.
+const RESOLVE: Duration = Duration::from_secs(2);
 /// Longest wait for the last lines of the access log.
 const FLUSH: Duration = Duration::from_secs(2);
 
@@ -187,7 +189,10 @@ impl App {
     ///
     /// # Errors
     /// When it cannot be compiled or a new port cannot be bound; what was in force stays.
-    pub fn apply(&mut self, config: Arc<Config>) -> Result<(), ApplyError> {
+    ///
+    /// Endpoints by name are resolved first, for at most [`RESOLVE`]: a new name must not answer 503 for a moment.
+    pub async fn apply(&mut self, config: Arc<Config>) -> Result<(), ApplyError> {
+        self.watch.resolve(&config, RESOLVE).await;
         self.identities.apply(&config, SystemTime::now()).map_err(ApplyError::Identity)?;
         let applied = self.apply_with_identities(config);
         if applied.is_err()

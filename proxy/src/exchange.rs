@@ -22,7 +22,7 @@ use crate::{
     endpoint::{Endpoint, Ticket},
     error::{Reason, Refusal},
     record::Record,
-    snapshot::{Deadlines, Rule, Target, Upstream},
+    snapshot::{Deadlines, Rule, Service, Target, Upstream},
     telemetry::metrics::InFlightGuard,
     wheel::Timer,
     worker::Local,
@@ -52,6 +52,16 @@ pub struct Exchange {
     moved: bool,
 }
 
+/// One of the requests that a service has in flight, on all workers.
+#[derive(Debug)]
+struct Place(Arc<Service>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.in_flight.leave();
+    }
+}
+
 /// A backend of a rule, found again in the snapshot that it was chosen from.
 #[derive(Debug)]
 pub struct Chosen {
@@ -77,6 +87,7 @@ impl Chosen {
 pub struct Holds {
     endpoint: Option<Ticket>,
     service: Option<InFlightGuard>,
+    place: Option<Place>,
 }
 
 impl Exchange {
@@ -114,6 +125,30 @@ impl Exchange {
         self.record.slot = Some(target.slot.clone());
         self.deadlines = Some(target.deadlines);
         self.holds.service = Some(self.conn.worker.telemetry.metrics.in_flight(&target.slot));
+    }
+
+    /// The client waits no longer than this; only ever shortens what is in force.
+    pub fn limit(&mut self, timeout: Duration) {
+        if let Some(deadlines) = &mut self.deadlines {
+            let shorter = deadlines.request.filter(|request| deadlines.whole && *request <= timeout);
+            deadlines.request = Some(shorter.unwrap_or(timeout));
+            deadlines.whole = true;
+        }
+    }
+
+    /// Takes a place among the requests that the service may have in flight.
+    ///
+    /// # Errors
+    /// `overloaded` when `connectionPool.maxRequests` places are taken.
+    pub fn occupy(&mut self, upstream: &Upstream) -> Result<(), Refusal> {
+        let limit = upstream.policy.connection_pool.max_requests;
+        let place = Place(upstream.service.clone());
+        if place.0.in_flight.enter() >= limit {
+            let detail = format!("service {} has maxRequests: {limit} in flight", upstream.service.name);
+            return Err(Refusal::with(Reason::Overloaded, detail));
+        }
+        self.holds.place = Some(place);
+        Ok(())
     }
 
     /// The endpoint that an attempt goes to.

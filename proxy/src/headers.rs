@@ -2,6 +2,8 @@
 //!
 //! RFC 9110 §7.6 says what a proxy must not forward; the rest is about `x-forwarded-*`, request ids and loops.
 
+use std::time::Duration;
+
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
 use smallvec::SmallVec;
 
@@ -284,6 +286,28 @@ pub fn check_response_framing<B>(response: &Response<B>) -> Result<(), Refusal> 
     Err(Refusal::new(Reason::BadUpstreamResponse, detail))
 }
 
+/// The deadline that a gRPC client states (gRPC over HTTP/2, "Timeout"): at most eight digits and a unit. What is not
+/// one counts as none; more than a year is a year.
+pub fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+    const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let number: u64 = digits.parse().ok()?;
+    let timeout = match unit {
+        "H" => Duration::from_secs(number * 3600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    };
+    Some(timeout.min(LONGEST))
+}
+
 /// Refuses a body that is declared larger than `limit`, before any of it is read.
 pub fn check_length(headers: &HeaderMap, limit: u64) -> Result<(), Refusal> {
     if limit == u64::MAX {
@@ -383,6 +407,18 @@ mod tests {
         assert_eq!(count_hops(&map(&[("x-weft-hops", "9")])).unwrap(), 9);
         assert_eq!(count_hops(&map(&[("x-weft-hops", "10")])).unwrap_err().reason, Reason::LoopDetected);
         assert_eq!(count_hops(&map(&[("x-weft-hops", "many")])).unwrap_err().reason, Reason::BadRequest);
+    }
+
+    #[test]
+    fn grpc_timeouts_are_digits_and_a_unit() {
+        let parse = |text: &str| grpc_timeout(&map(&[("grpc-timeout", text)]));
+        assert_eq!(parse("200m"), Some(Duration::from_millis(200)));
+        assert_eq!(parse("1H"), Some(Duration::from_secs(3600)));
+        assert_eq!(parse("0S"), Some(Duration::ZERO));
+        assert_eq!(parse("99999999H"), Some(Duration::from_secs(365 * 24 * 3600)), "clamped");
+        for bad in ["S", "5x", "-1S", "123456789S", "", "1 S", "+1S"] {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -100,6 +100,10 @@ fn prepare(
     let (position, target) = picked.ok_or_else(|| nowhere("the rule has no backend with a weight"))?;
     exchange.targeted(position, target);
     let upstream = target.upstream.as_ref().ok_or_else(|| nowhere("the service or its port does not exist"))?;
+    exchange.occupy(upstream)?;
+    if let Some(timeout) = seen.grpc.then(|| headers::grpc_timeout(request.headers())).flatten() {
+        exchange.limit(timeout);
+    }
     headers::check_length(request.headers(), worker.shared.options.limits.body_bytes)?;
 
     // What the upstream sees.
@@ -149,7 +153,10 @@ async fn forward(exchange: &mut Exchange, prepared: &mut Prepared) -> Result<(Re
             Ok((mut response, mut lease)) => {
                 let now = worker.clock.read();
                 exchange.record.head(response.status().as_u16(), response.headers(), now);
-                observe(&endpoint, exchange, now, Duration::ZERO);
+                // The first exchange on a connection includes opening it, which says nothing of the requests to come.
+                if !lease.is_fresh() {
+                    observe(&endpoint, exchange, now, Duration::ZERO);
+                }
                 finish(&mut response, &mut lease, prepared.client.take(), exchange, target)?;
                 return Ok((response, lease));
             }

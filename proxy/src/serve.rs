@@ -7,11 +7,11 @@ use std::{
     pin::{Pin, pin},
     rc::Rc,
     task::Poll,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::BytesMut;
-use http::Method;
+use http::{Method, Version};
 use hyper::{
     server::conn::{http1, http2},
     service::service_fn,
@@ -25,15 +25,18 @@ use tokio::{
 use crate::{
     accept::{
         detect::{Detected, detect},
-        guard::{Guard, Limits as GuardLimits, Phase},
+        guard::{Guard, Limits as GuardLimits, Phase, Violation},
         rewind::Rewind,
     },
     conn::{Conn, Order, Tls},
-    error::Reason,
     identity::handshake::Alpn,
     pipeline, proxy_tcp,
     snapshot::{PortId, PortKind},
-    telemetry::metrics::{ConnectionSide, ConnectionState},
+    telemetry::{
+        Finished,
+        context::Trace,
+        metrics::{ConnectionSide, ConnectionState},
+    },
     upgrade,
     worker::{LocalExec, Worker},
 };
@@ -151,8 +154,8 @@ where
         upgrade::log(tunnel.run(Rewind::new(guard, parts.read_buf), conn).await, conn);
         return Ok(());
     }
-    if let Some(violation) = handle.violation() {
-        refused(conn, violation.reason);
+    if let Some(violation) = handle.violation().filter(|violation| !violation.in_body) {
+        refused(conn, violation, handle.head_since().unwrap_or_else(|| conn.worker.clock.now()));
     }
     if handle.violation().is_some() || (unread && ended.is_ok()) {
         guard.close(LINGER.1, LINGER.0).await?;
@@ -160,12 +163,33 @@ where
     Ok(ended?)
 }
 
-/// Counts a request that hyper never saw.
-fn refused(conn: &Conn, reason: Reason) {
+/// Records a request that hyper never saw, as far as it is known.
+fn refused(conn: &Conn, violation: Violation, since: Instant) {
     let telemetry = &conn.worker.telemetry;
-    let code = reason.row().status.as_u16();
-    telemetry.metrics.request_done(telemetry.unrouted(), &Method::default(), code, Some(reason), None, Duration::ZERO);
-    tracing::debug!(peer = %conn.peer, %reason, "request refused before it was read");
+    telemetry.finish(&Finished {
+        slot: None,
+        rule: None,
+        // Unknown: it may be what is wrong.
+        method: &Method::default(),
+        path: "",
+        query: None,
+        host: None,
+        scheme: conn.scheme(),
+        version: Version::HTTP_11,
+        status: violation.reason.row().status.as_u16(),
+        reason: Some(violation.reason),
+        grpc: None,
+        start: since,
+        end: conn.worker.clock.now(),
+        bytes_in: 0,
+        bytes_out: 0,
+        client: Some(conn.peer),
+        user_agent: None,
+        request_id: None,
+        trace: &Trace::OFF,
+        attempts: &[],
+    });
+    tracing::debug!(peer = %conn.peer, reason = %violation.reason, detail = violation.detail, "request refused unread");
 }
 
 async fn http2<IO>(conn: &Rc<Conn>, io: IO) -> Result<(), Box<dyn std::error::Error>>

@@ -21,8 +21,9 @@ use crate::{
     snapshot::Snapshot, telemetry, upstream::pool::Pools, wheel::Wheel,
 };
 
-/// TLS handshakes under way on one worker; further clients wait.
-const MAX_HANDSHAKES: usize = 256;
+/// TLS handshakes under way on one worker; further clients wait. Many, because a stalled one costs a few KiB and nothing
+/// else: a small number would let one client that never finishes keep everybody out.
+const MAX_HANDSHAKES: usize = 8192;
 
 /// What all workers and the control side see.
 #[derive(Debug)]

@@ -57,7 +57,7 @@ async fn serve(options: Options, paths: Vec<PathBuf>, started: impl FnOnce()) ->
         None => None,
     };
     let mut app = App::start(options).map_err(|error| refused(error.to_string()))?;
-    app.apply(Arc::new(checked.config)).map_err(|error| refused(error.to_string()))?;
+    app.apply(Arc::new(checked.config)).await.map_err(|error| refused(error.to_string()))?;
     let mut tasks = tokio::task::JoinSet::new();
     let mut admin_bound = None;
     if let Some(listener) = admin {
@@ -82,7 +82,7 @@ async fn serve(options: Options, paths: Vec<PathBuf>, started: impl FnOnce()) ->
 
     loop {
         tokio::select! {
-            Some(update) = updates.recv() => take(&mut app, update),
+            Some(update) = updates.recv() => take(&mut app, update).await,
             () = app.resolved() => {}
             _ = hangup.recv() => {
                 tracing::info!("SIGHUP: reading the configuration again");
@@ -109,12 +109,12 @@ async fn serve(options: Options, paths: Vec<PathBuf>, started: impl FnOnce()) ->
 }
 
 /// Puts a changed configuration in force, or says why not.
-fn take(app: &mut App, update: Update<Checked, Problems>) {
+async fn take(app: &mut App, update: Update<Checked, Problems>) {
     match update {
         Update::New(checked) => {
             validate::warn(&checked);
             let summary = validate::summary(&checked);
-            match app.apply(Arc::new(checked.config)) {
+            match app.apply(Arc::new(checked.config)).await {
                 Ok(()) => tracing::info!(revision = app.revision(), "configuration in force; {summary}"),
                 Err(error) => {
                     tracing::error!(%error, "configuration refused; the one in force stays");

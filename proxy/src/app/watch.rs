@@ -4,6 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::{
@@ -11,7 +12,7 @@ use tokio::{
     sync::{Notify, watch},
     task::JoinHandle,
 };
-use weft_model::config::{Address, HealthCheck, Key};
+use weft_model::config::{Address, Config, HealthCheck, Key};
 
 use crate::{
     endpoint::{Endpoint, Health},
@@ -44,6 +45,17 @@ impl Drop for Name {
     }
 }
 
+/// The endpoints that are written as names.
+fn names_of(config: &Config) -> HashSet<Arc<str>> {
+    let endpoints = config.services.iter().flat_map(|service| &service.endpoints);
+    endpoints
+        .filter_map(|endpoint| match &endpoint.address {
+            Address::Name(name) => Some(name.clone()),
+            Address::Ip(_) => None,
+        })
+        .collect()
+}
+
 impl Watch {
     /// Watches nothing yet; its tasks run on the runtime of `handle`.
     pub fn new(handle: Handle) -> Self {
@@ -71,20 +83,31 @@ impl Watch {
         self.follow_health(snapshot);
     }
 
+    /// Resolves the names of a configuration that is about to be put in force; those that take longer than `limit`
+    /// follow later.
+    pub async fn resolve(&mut self, config: &Config, limit: Duration) {
+        let names = names_of(config);
+        self.start(names.iter().cloned());
+        let deadline = tokio::time::Instant::now() + limit;
+        for name in names {
+            let Some(resolved) = self.names.get_mut(&name) else { continue };
+            let answer = resolved.answers.wait_for(|answer| !answer.is_empty());
+            if let Ok(Ok(answer)) = tokio::time::timeout_at(deadline, answer).await {
+                let answer = answer.clone();
+                self.addresses.insert(name, answer);
+            }
+        }
+    }
+
     fn follow_names(&mut self, snapshot: &Snapshot) {
-        let wanted: HashSet<Arc<str>> = snapshot
-            .config
-            .services
-            .iter()
-            .flat_map(|service| &service.endpoints)
-            .filter_map(|endpoint| match &endpoint.address {
-                Address::Name(name) => Some(name.clone()),
-                Address::Ip(_) => None,
-            })
-            .collect();
+        let wanted = names_of(&snapshot.config);
         self.names.retain(|name, _| wanted.contains(name));
         self.addresses.retain(|name, _| wanted.contains(name));
-        for name in wanted {
+        self.start(wanted.into_iter());
+    }
+
+    fn start(&mut self, names: impl Iterator<Item = Arc<str>>) {
+        for name in names {
             if self.names.contains_key(&name) {
                 continue;
             }

@@ -236,6 +236,14 @@ impl Lease {
         }
     }
 
+    /// Whether this is the first exchange on its connection.
+    pub fn is_fresh(&self) -> bool {
+        match self {
+            Self::Http1 { conn, .. } => conn.as_ref().is_some_and(|conn| conn.served == 0),
+            Self::Http2(stream) => !stream.reused(),
+        }
+    }
+
     /// The connection will not be used again (`Connection: close`, an upgrade).
     pub fn forfeit(&mut self) {
         if let Self::Http1 { max_requests, .. } = self {

@@ -1,9 +1,9 @@
 //! Limits of `connectionPool`, loops, and running out of descriptors.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::time::Duration;
 
 use futures_util::future::join_all;
-use weft_tests::{Client, SOON, Upstream, Weft, Wire, client, eventually, ports, soon, yaml};
+use weft_tests::{Client, Upstream, Weft, Wire, client, ports, soon, yaml};
 
 use crate::{Stage, local};
 
@@ -20,41 +20,6 @@ async fn more_requests_than_allowed_are_refused_by_name() {
     }
     assert_eq!(stage.upstream.seen.count(), 5);
     assert_eq!(client::get_once(stage.addr, "a", "/").await.unwrap().status, 200, "room again");
-}
-
-#[tokio::test]
-async fn requests_wait_for_a_connection_but_not_without_end() {
-    let policy = "connectionPool: {maxConnections: 2, maxPendingRequests: 3}";
-    let stage = Stage::with_policy(Upstream::h1("app").await, "http", |upstream| upstream.addr, policy).await;
-    let replies = join_all((0..10).map(|_| client::get_once(stage.addr, "a", "/slow/500"))).await;
-    let (served, refused): (Vec<_>, Vec<_>) =
-        replies.into_iter().map(Result::unwrap).partition(|reply| reply.status == 200);
-    assert_eq!((served.len(), refused.len()), (5, 5), "two at once, three waiting");
-    for reply in refused {
-        reply.assert_refused(503, "overloaded");
-    }
-    assert!(stage.upstream.seen.connections.load(Ordering::SeqCst) <= 2);
-}
-
-#[tokio::test]
-async fn a_client_that_gives_up_waiting_frees_its_place() {
-    let policy = "connectionPool: {maxConnections: 1, maxPendingRequests: 1}";
-    let stage = Stage::with_policy(Upstream::h1("app").await, "http", |upstream| upstream.addr, policy).await;
-    let mut first = stage.wire().await;
-    first.send("GET /hang HTTP/1.1\r\nHost: a\r\n\r\n").await;
-    eventually("the first is upstream", SOON, async || stage.upstream.seen.count() == 1).await;
-    for _ in 0..10 {
-        let mut waiting = stage.wire().await;
-        waiting.send("GET /waiting HTTP/1.1\r\nHost: a\r\n\r\n").await;
-        assert!(waiting.silent_for(Duration::from_millis(50)).await, "it waits");
-        waiting.reset();
-    }
-    drop(first);
-    eventually("a later request is served", SOON, async || {
-        client::get_once(stage.addr, "a", "/").await.is_ok_and(|reply| reply.status == 200)
-    })
-    .await;
-    assert!(stage.upstream.seen.to_path("/waiting").is_empty(), "nobody waits for those any more");
 }
 
 #[tokio::test]
