@@ -7,12 +7,23 @@ pub mod detect;
 pub mod guard;
 pub mod rewind;
 
-use std::{cell::RefCell, collections::HashMap, io, net::SocketAddr, rc::Rc, sync::atomic::Ordering, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    future::{Future, poll_fn},
+    io,
+    net::SocketAddr,
+    pin::pin,
+    rc::Rc,
+    sync::atomic::Ordering,
+    task::Poll,
+    time::Duration,
+};
 
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::mpsc,
-    task::{AbortHandle, spawn_local},
+    sync::{Notify, mpsc},
+    task::spawn_local,
 };
 
 use crate::{
@@ -27,19 +38,20 @@ const IMBALANCE: u32 = 4;
 
 /// Carries out commands until the worker has drained.
 pub async fn run(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command>) {
-    let loops: RefCell<HashMap<PortId, AbortHandle>> = RefCell::default();
+    let loops: RefCell<HashMap<PortId, Rc<Notify>>> = RefCell::default();
     while let Some(command) = commands.recv().await {
         match command {
             Command::Listen(port, listener) => match TcpListener::from_std(listener) {
                 Ok(listener) => {
-                    let task = spawn_local(accept(worker.clone(), port, listener));
-                    loops.borrow_mut().insert(port, task.abort_handle());
+                    let stop = Rc::new(Notify::new());
+                    spawn_local(accept(worker.clone(), port, listener, stop.clone()));
+                    loops.borrow_mut().insert(port, stop);
                 }
                 Err(error) => tracing::error!(%port, %error, "cannot listen"),
             },
             Command::Unlisten(port) => {
-                if let Some(task) = loops.borrow_mut().remove(&port) {
-                    task.abort();
+                if let Some(stop) = loops.borrow_mut().remove(&port) {
+                    stop.notify_one();
                 }
             }
             Command::Adopt(port, stream, peer) => match TcpStream::from_std(stream) {
@@ -47,26 +59,39 @@ pub async fn run(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Comma
                 Err(error) => tracing::debug!(%error, "cannot adopt a connection"),
             },
             Command::Drain => {
-                loops.borrow_mut().drain().for_each(|(_, task)| task.abort());
+                // Each loop takes what the kernel has completed for it, and ends.
                 worker.draining.set(true);
+                loops.borrow_mut().drain().for_each(|(_, stop)| stop.notify_one());
                 // HTTP/2 is told by GOAWAY at once; HTTP/1.1 by `Connection: close` on its next response.
-                worker.connections.give_all(Order::Drain, false);
+                worker.connections.give_all(Order::Drain);
             }
             Command::Stop => return,
-            Command::CloseIdle => worker.connections.give_all(Order::Close, true),
+            Command::CloseIdle => worker.connections.give_all(Order::Finish),
         }
     }
 }
 
-async fn accept(worker: Rc<Worker>, port: PortId, listener: TcpListener) {
+async fn accept(worker: Rc<Worker>, port: PortId, listener: TcpListener, stop: Rc<Notify>) {
     let mut back_off = Duration::ZERO;
+    let mut stop = pin!(stop.notified());
+    let mut stopping = false;
     loop {
-        if worker.connections.len() >= worker.shared.options.limits.connections {
+        if worker.shared.load[worker.id].load(Ordering::Relaxed) as usize >= worker.shared.options.limits.connections {
             // The rest waits in the kernel's queue.
             tokio::time::sleep(Duration::from_millis(5)).await;
             continue;
         }
-        match listener.accept().await {
+        let accepted = poll_fn(|cx| {
+            stopping = stopping || stop.as_mut().poll(cx).is_ready();
+            match listener.poll_accept(cx) {
+                Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
+                // Closing the socket would reset what is still in its queue, and nothing is.
+                Poll::Pending if stopping => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            }
+        });
+        let Some(accepted) = accepted.await else { return };
+        match accepted {
             Ok((stream, peer)) => {
                 back_off = Duration::ZERO;
                 place(&worker, port, stream, peer);

@@ -64,17 +64,6 @@ pub enum ApplyError {
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Its first configuration cannot be put in force.
-    #[error(transparent)]
-    Apply(#[from] ApplyError),
-    /// The admin port cannot be had.
-    #[error("cannot listen on {address} for the admin server: {source}{}", bind::hint(.source))]
-    Admin {
-        /// The port.
-        address: SocketAddr,
-        /// What the kernel says.
-        source: io::Error,
-    },
     /// No thread or runtime for a worker.
     #[error("cannot start a worker: {0}")]
     Worker(io::Error),
@@ -106,8 +95,6 @@ pub struct State {
     pub draining: AtomicBool,
     /// Asks the owner of the process to drain.
     pub drain: channel::Sender<bool>,
-    /// When the node was started.
-    pub started: Instant,
 }
 
 impl App {
@@ -132,7 +119,8 @@ impl App {
                 let Some(shared) = shared.upgrade() else { return };
                 for service in shared.snapshot.load().services.values() {
                     for endpoint in service.endpoints() {
-                        let labels = [("service", &*service.name), ("endpoint", &*endpoint.label)];
+                        let port = service.port.to_string();
+                        let labels = [("service", &*service.name), ("port", &port), ("endpoint", &*endpoint.label)];
                         samples.add("weft_endpoint_health", &labels, f64::from(u8::from(endpoint.usable())));
                     }
                 }
@@ -154,7 +142,6 @@ impl App {
             last_error: ArcSwap::from_pointee(None),
             draining: AtomicBool::new(false),
             drain: channel::channel(false).0,
-            started: Instant::now(),
         });
         Ok(Self {
             shared,
@@ -208,9 +195,11 @@ impl App {
         let snapshot = self.compile(&config, revision)?;
         let wanted: Vec<PortId> = snapshot.ports.iter().map(|port| port.id).collect();
         let mut fresh = Vec::new();
+        let mut own: Vec<PortId> = self.ports.keys().copied().collect();
         for id in wanted.iter().filter(|id| !self.ports.contains_key(id)) {
-            let sockets =
-                bind::sockets(*id, self.workers.len()).map_err(|source| ApplyError::Bind { address: *id, source })?;
+            let sockets = bind::sockets(*id, self.workers.len(), &own)
+                .map_err(|source| ApplyError::Bind { address: *id, source })?;
+            own.push(*id);
             fresh.push((*id, sockets));
         }
         // From here on nothing can fail.

@@ -9,6 +9,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     accept::guard::Violation,
+    conn::Conn,
     error::{Reason, Refusal},
     exchange::Exchange,
     upstream::pool::Lease,
@@ -33,6 +35,8 @@ pub struct Progress {
     pub touched: Cell<bool>,
     /// The whole body has been handed on.
     pub done: Cell<bool>,
+    /// When that was (coarse).
+    pub ended: Cell<Option<Instant>>,
     /// Bytes handed on.
     pub bytes: Cell<u64>,
     /// Why the body ended early: the client's fault, not the upstream's.
@@ -46,32 +50,43 @@ pub struct Progress {
 pub struct RequestBody {
     source: Source,
     progress: Option<Rc<Progress>>,
+    /// Kept awake while bytes come.
+    conn: Option<Rc<Conn>>,
     /// Largest number of bytes accepted; `u64::MAX` is unlimited.
     limit: u64,
     /// Copies for mirrors.
-    tees: Vec<mpsc::Sender<Frame<Bytes>>>,
+    tees: Vec<mpsc::Sender<Copied>>,
 }
 
 #[derive(Debug)]
 enum Source {
     Empty,
     Client(Incoming),
-    Copy(mpsc::Receiver<Frame<Bytes>>),
+    Copy(mpsc::Receiver<Copied>),
 }
+
+/// What a mirror is sent; `None` is the end. A channel that ends without it lost something.
+type Copied = Option<Frame<Bytes>>;
 
 impl RequestBody {
     /// No body.
     pub const fn empty() -> Self {
-        Self { source: Source::Empty, progress: None, limit: u64::MAX, tees: Vec::new() }
+        Self { source: Source::Empty, progress: None, conn: None, limit: u64::MAX, tees: Vec::new() }
     }
 
     /// The client's body; bodies that have already ended cost nothing.
-    pub fn from_client(body: Incoming, limit: u64) -> (Self, Option<Rc<Progress>>) {
+    pub fn from_client(body: Incoming, limit: u64, conn: &Rc<Conn>) -> (Self, Option<Rc<Progress>>) {
         if body.is_end_stream() {
             return (Self::empty(), None);
         }
         let progress = Rc::new(Progress::default());
-        let body = Self { source: Source::Client(body), progress: Some(progress.clone()), limit, tees: Vec::new() };
+        let body = Self {
+            source: Source::Client(body),
+            progress: Some(progress.clone()),
+            conn: Some(conn.clone()),
+            limit,
+            tees: Vec::new(),
+        };
         (body, Some(progress))
     }
 
@@ -82,7 +97,7 @@ impl RequestBody {
         }
         let (sender, receiver) = mpsc::channel(16);
         self.tees.push(sender);
-        Self { source: Source::Copy(receiver), progress: None, limit: u64::MAX, tees: Vec::new() }
+        Self { source: Source::Copy(receiver), progress: None, conn: None, limit: u64::MAX, tees: Vec::new() }
     }
 
     /// Whether there is nothing to send.
@@ -100,8 +115,23 @@ impl RequestBody {
                 return Err(Refusal::new(Reason::RequestTooLarge, "the body is larger than --max-body-bytes").into());
             }
         }
-        self.tees.retain(|tee| tee.try_send(copy(frame)).is_ok());
+        if let Some(conn) = &self.conn {
+            conn.touch();
+        }
+        self.tees.retain(|tee| tee.try_send(Some(copy(frame))).is_ok());
         Ok(())
+    }
+
+    /// All of it has been handed on.
+    fn ended(&mut self) {
+        if let Some(progress) = &self.progress {
+            progress.done.set(true);
+            progress.ended.set(self.conn.as_ref().map(|conn| conn.worker.clock.now()));
+        }
+        for tee in self.tees.drain(..) {
+            // A mirror that does not keep up has an incomplete copy already.
+            let _ = tee.try_send(None);
+        }
     }
 }
 
@@ -131,7 +161,12 @@ impl Body for RequestBody {
         let polled = match &mut this.source {
             Source::Empty => return Poll::Ready(None),
             Source::Client(body) => Pin::new(body).poll_frame(cx),
-            Source::Copy(receiver) => return receiver.poll_recv(cx).map(|frame| frame.map(Ok)),
+            Source::Copy(receiver) => {
+                return receiver.poll_recv(cx).map(|copied| match copied {
+                    Some(copied) => copied.map(Ok),
+                    None => Some(Err("the copy is incomplete".into())),
+                });
+            }
         };
         if let Some(progress) = &this.progress {
             progress.touched.set(true);
@@ -142,8 +177,8 @@ impl Body for RequestBody {
                 if let Err(error) = this.account(&frame) {
                     return Poll::Ready(Some(Err(error)));
                 }
-                if let (true, Some(progress)) = (this.is_end_stream(), &this.progress) {
-                    progress.done.set(true);
+                if this.is_end_stream() {
+                    this.ended();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -157,10 +192,7 @@ impl Body for RequestBody {
                 Poll::Ready(Some(Err(refusal.into())))
             }
             Poll::Ready(None) => {
-                if let Some(progress) = &this.progress {
-                    progress.done.set(true);
-                }
-                this.tees.clear();
+                this.ended();
                 Poll::Ready(None)
             }
         }

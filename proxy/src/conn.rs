@@ -41,6 +41,8 @@ pub struct Conn {
     pub guard: OnceCell<GuardHandle>,
     /// Requests whose response has not ended.
     pub in_flight: Cell<u32>,
+    /// Those of them whose response has not begun: their own deadlines watch them.
+    pub waiting: Cell<u32>,
     /// Last time that a request began, a body moved or a response ended (coarse).
     pub moved: Cell<Instant>,
     /// Not yet known which protocol the client speaks.
@@ -59,12 +61,14 @@ pub struct Tls {
 }
 
 /// What a connection is told from outside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Order {
     /// Carry on.
     None,
     /// Finish what is in flight, then close: GOAWAY, `Connection: close`.
     Drain,
+    /// HTTP/1.1: close as soon as nothing is in flight and everything has been written.
+    Finish,
     /// Close at once.
     Close,
 }
@@ -86,6 +90,7 @@ impl Conn {
             trusted,
             guard: OnceCell::new(),
             in_flight: Cell::new(0),
+            waiting: Cell::new(0),
             moved,
             detecting: Cell::new(true),
             tunnel: RefCell::new(None),
@@ -113,11 +118,9 @@ impl Conn {
         self.order.get()
     }
 
-    /// Gives an order; `Close` cannot be taken back.
+    /// Gives an order; a stronger one cannot be taken back.
     pub fn give(&self, order: Order) {
-        if self.order.get() != Order::Close {
-            self.order.set(order);
-        }
+        self.order.set(self.order.get().max(order));
         self.wake();
     }
 
@@ -134,8 +137,12 @@ impl Conn {
         let idle = quiet(self.moved.get()) > limits.idle_timeout;
         let Some(guard) = self.guard.get() else {
             // HTTP/2: h2 itself bounds heads; what is left is silence, with or without open streams.
-            if idle {
-                self.give(if self.in_flight.get() == 0 { Order::Drain } else { Order::Close });
+            if idle && self.in_flight.get() == 0 {
+                // A client that does not even answer the GOAWAY has had twice the time.
+                let gone = quiet(self.moved.get()) > 2 * limits.idle_timeout;
+                self.give(if gone { Order::Close } else { Order::Drain });
+            } else if idle && self.waiting.get() == 0 {
+                self.give(Order::Close);
             }
             return;
         };
@@ -177,6 +184,9 @@ impl Connections {
     /// Keeps `conn` in sight until the registration is dropped.
     pub fn register(&self, conn: Rc<Conn>, counted: ConnectionGuard) -> Registration {
         let worker = conn.worker.clone();
+        if worker.draining.get() {
+            conn.give(Order::Drain);
+        }
         let mut slots = self.slots.borrow_mut();
         let slot = self.free.borrow_mut().pop().unwrap_or(slots.len());
         if slot == slots.len() {
@@ -197,12 +207,10 @@ impl Connections {
         self.len() == 0
     }
 
-    /// Gives every connection an order; only those without a request in flight if `idle`.
-    pub fn give_all(&self, order: Order, idle: bool) {
+    /// Gives every connection an order.
+    pub fn give_all(&self, order: Order) {
         for conn in self.slots.borrow().iter().flatten() {
-            if !idle || conn.in_flight.get() == 0 {
-                conn.give(order);
-            }
+            conn.give(order);
         }
     }
 

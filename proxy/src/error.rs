@@ -48,6 +48,8 @@ pub enum Reason {
     Draining,
     /// Fault injection, as configured.
     FaultInjected,
+    /// The connection's TLS server name belongs to another listener than the request's host (RFC 9110 §15.5.20).
+    Misdirected,
     /// The request has come through this node too often.
     LoopDetected,
     /// A defect in Weft: please report it.
@@ -73,7 +75,7 @@ pub struct Row {
 
 impl Reason {
     /// Every reason, in the order of the declaration.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::NoRoute,
         Self::MethodNotAllowed,
         Self::RateLimited,
@@ -93,9 +95,15 @@ impl Reason {
         Self::ExpectationFailed,
         Self::Draining,
         Self::FaultInjected,
+        Self::Misdirected,
         Self::LoopDetected,
         Self::Internal,
     ];
+
+    /// Whether the client is to blame, and no endpoint.
+    pub const fn is_clients_fault(self) -> bool {
+        matches!(self, Self::BadRequest | Self::RequestTimeout | Self::RequestTooLarge)
+    }
 
     /// The row of this reason.
     #[rustfmt::skip]
@@ -124,6 +132,7 @@ impl Reason {
             Self::ExpectationFailed => row("expectation_failed", S::EXPECTATION_FAILED, 3, false, "expectation_failed", "only `Expect: 100-continue` is known"),
             Self::Draining => row("draining", S::SERVICE_UNAVAILABLE, 14, true, "draining", "the node shuts down: connect again to reach another one"),
             Self::FaultInjected => row("fault_injected", S::SERVICE_UNAVAILABLE, 14, false, "fault_injected", "a fault is configured in the TrafficPolicy"),
+            Self::Misdirected => row("misdirected", S::MISDIRECTED_REQUEST, 3, false, "misdirected", "connect again with the host's own server name"),
             Self::LoopDetected => row("loop_detected", S::LOOP_DETECTED, 13, false, "loop_detected", "a route leads back to this node"),
             Self::Internal => row("internal_error", S::INTERNAL_SERVER_ERROR, 13, false, "internal_error", "a defect in Weft: please report it with the log"),
         }

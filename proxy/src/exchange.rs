@@ -48,6 +48,8 @@ pub struct Exchange {
     /// HTTP/1.1: the guard counts whose turn it is.
     _turn: Option<guard::Exchange>,
     timer: Option<Timer>,
+    /// The response's head is there.
+    answered: bool,
     /// Something was sent to the client since the timer was last looked at.
     moved: bool,
 }
@@ -96,6 +98,7 @@ impl Exchange {
         let worker = &conn.worker;
         let start = worker.clock.read();
         conn.in_flight.set(conn.in_flight.get() + 1);
+        conn.waiting.set(conn.waiting.get() + 1);
         conn.touch();
         worker.shared.requests[worker.id].enter();
         Box::new(Self {
@@ -109,6 +112,7 @@ impl Exchange {
             holds: Holds::default(),
             _turn: conn.guard.get().map(GuardHandle::exchange),
             timer: None,
+            answered: false,
             moved: false,
         })
     }
@@ -181,15 +185,13 @@ impl Exchange {
     ) -> Result<T, E> {
         let Some(deadlines) = self.deadlines else { return attempt.await };
         let started = self.conn.worker.clock.now();
-        let mut waiting = Waiting {
-            deadlines,
-            start: self.start,
-            attempt: started,
-            base: self.start,
-            heard: started,
-            progress: self.progress.clone(),
+        let mut waiting =
+            Waiting { deadlines, start: self.start, attempt: started, heard: started, progress: self.progress.clone() };
+        let due = match waiting.check(started) {
+            Ok(Some(due)) => due,
+            Ok(None) => return attempt.await,
+            Err(refusal) => return Err(refusal.into()),
         };
-        let Ok(Some(due)) = waiting.check(started) else { return attempt.await };
         let timer = match self.timer.take() {
             Some(timer) => {
                 timer.rearm(due);
@@ -218,8 +220,16 @@ impl Exchange {
     /// The response's head is there: from now on its body is watched.
     pub fn answered(&mut self, status: u16) {
         self.record.status = status;
+        self.head_seen();
         // The timer still stands at a deadline of the head. It is looked at only if the body makes somebody wait.
         self.moved = true;
+    }
+
+    /// It no longer waits for a response's head.
+    fn head_seen(&mut self) {
+        if !std::mem::replace(&mut self.answered, true) {
+            self.conn.waiting.set(self.conn.waiting.get().saturating_sub(1));
+        }
     }
 
     /// Part of the response's body goes to the client.
@@ -241,20 +251,25 @@ impl Exchange {
 
     /// While the upstream's body makes no progress: ready once it has taken too long.
     pub fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<Refusal> {
-        let (Some(timer), Some(deadlines)) = (&self.timer, self.deadlines) else { return Poll::Pending };
+        let Some(deadlines) = self.deadlines else { return Poll::Pending };
+        let whole = deadlines.whole_deadline(self.start);
+        let next = |now: Instant| [whole, deadlines.idle.map(|idle| now + idle)].into_iter().flatten().min();
+        let now = self.conn.worker.clock.now();
+        let timer = match (&self.timer, next(now)) {
+            (Some(timer), _) => timer,
+            (None, Some(due)) => &*self.timer.insert(self.conn.worker.wheel.arm(due)),
+            (None, None) => return Poll::Pending,
+        };
         loop {
             ready!(timer.poll_elapsed(cx));
             let now = Instant::now();
-            let whole = deadlines.whole_deadline(self.start);
+            // A stream in which only the client talks is alive.
+            let sent = self.progress.as_ref().is_some_and(|progress| progress.moved.replace(false));
             let detail = if whole.is_some_and(|whole| now >= whole) {
                 "the response was not complete within the request time-out"
-            } else if std::mem::take(&mut self.moved) {
-                let idle = deadlines.idle.map(|idle| now + idle);
-                match (whole, idle) {
-                    (Some(a), Some(b)) => timer.rearm(a.min(b)),
-                    (Some(due), None) | (None, Some(due)) => timer.rearm(due),
-                    (None, None) => return Poll::Pending,
-                }
+            } else if std::mem::take(&mut self.moved) || sent || deadlines.idle.is_none() {
+                let Some(due) = next(now) else { return Poll::Pending };
+                timer.rearm(due);
                 continue;
             } else {
                 "the response's body stood still for the idle time-out"
@@ -269,6 +284,9 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         let worker = &self.conn.worker;
         worker.shared.requests[worker.id].leave();
+        if !self.answered {
+            self.conn.waiting.set(self.conn.waiting.get().saturating_sub(1));
+        }
         self.conn.in_flight.set(self.conn.in_flight.get().saturating_sub(1));
         let end = worker.clock.read();
         self.conn.touch();
@@ -296,8 +314,6 @@ struct Waiting {
     deadlines: Deadlines,
     start: Instant,
     attempt: Instant,
-    /// From when a default request time-out counts: the end of the request's body, as far as we have seen.
-    base: Instant,
     /// Last progress of the request's body.
     heard: Instant,
     progress: Option<Rc<Progress>>,
@@ -310,7 +326,6 @@ impl Waiting {
         let mut due: Option<Instant> = None;
         let mut sooner = |at: Instant| due = Some(due.map_or(at, |due| due.min(at)));
         if sending {
-            self.base = now;
             if self.progress.as_ref().is_some_and(|progress| progress.moved.replace(false)) {
                 self.heard = now;
             }
@@ -325,7 +340,10 @@ impl Waiting {
             }
         }
         if let Some(request) = self.deadlines.request {
-            let at = if self.deadlines.whole { self.start } else { self.base } + request;
+            // A default time-out counts from the end of the request's body, and so not before that.
+            let ended = self.progress.as_ref().map_or(Some(self.start), |progress| progress.ended.get());
+            let base = if sending { now } else { ended.unwrap_or(now) };
+            let at = if self.deadlines.whole { self.start } else { base } + request;
             if now >= at {
                 return Err(over("the request", request, sending));
             }
@@ -356,7 +374,7 @@ mod tests {
     const S: Duration = Duration::from_secs(1);
 
     fn waiting(start: Instant, deadlines: Deadlines, progress: Option<Rc<Progress>>) -> Waiting {
-        Waiting { deadlines, start, attempt: start, base: start, heard: start, progress }
+        Waiting { deadlines, start, attempt: start, heard: start, progress }
     }
 
     #[test]
@@ -368,8 +386,9 @@ mod tests {
         progress.moved.set(true);
         assert_eq!(wait.check(start + 20 * S).unwrap(), Some(start + 35 * S));
         progress.done.set(true);
-        assert!(wait.check(start + 34 * S).is_ok());
-        assert_eq!(wait.check(start + 36 * S).unwrap_err().reason, Reason::UpstreamTimeout);
+        progress.ended.set(Some(start + 29 * S));
+        assert_eq!(wait.check(start + 30 * S).unwrap(), Some(start + 44 * S));
+        assert_eq!(wait.check(start + 44 * S).unwrap_err().reason, Reason::UpstreamTimeout);
     }
 
     #[test]

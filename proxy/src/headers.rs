@@ -71,7 +71,8 @@ pub fn scan(headers: &HeaderMap) -> Seen {
             "content-type" => seen.grpc = value.as_bytes().starts_with(b"application/grpc"),
             "x-request-id" => seen.request_id = true,
             "x-weft-hops" => seen.hops = true,
-            "x-forwarded-for" | "x-forwarded-proto" | "x-forwarded-host" | "forwarded" => seen.forwarded = true,
+            "forwarded" | "x-real-ip" => seen.forwarded = true,
+            name if name.starts_with("x-forwarded-") => seen.forwarded = true,
             _ => {}
         }
     }
@@ -100,6 +101,7 @@ fn strip(headers: &mut HeaderMap, seen: Seen) {
             .filter_map(|item| HeaderName::from_bytes(item).ok())
             // A client must not be able to take these from us by listing them.
             .filter(|name| !matches!(*name, header::HOST | header::CONTENT_LENGTH | header::CONTENT_TYPE))
+            .filter(|name| *name != REQUEST_ID && *name != HOPS)
             .collect();
         for name in listed {
             headers.remove(name);
@@ -202,14 +204,21 @@ fn forward(headers: &mut HeaderMap, seen: Seen, host: Option<HeaderValue>, conn:
         return;
     }
     if seen.forwarded {
-        headers.remove(header::FORWARDED);
-        headers.remove(&FORWARDED_HOST);
+        // All of the family: whoever reads one of them believes that a proxy wrote it.
+        let forged = headers.keys().filter(|name| is_forwarding(name)).cloned().collect::<SmallVec<[HeaderName; 4]>>();
+        for name in forged {
+            headers.remove(name);
+        }
     }
     headers.insert(FORWARDED_FOR.clone(), conn.forwarded_for.clone());
     headers.insert(FORWARDED_PROTO.clone(), proto);
     if let Some(host) = host {
         headers.insert(FORWARDED_HOST.clone(), host);
     }
+}
+
+fn is_forwarding(name: &HeaderName) -> bool {
+    matches!(name.as_str(), "forwarded" | "x-real-ip") || name.as_str().starts_with("x-forwarded-")
 }
 
 fn request_id(high: u64, low: u64) -> HeaderValue {

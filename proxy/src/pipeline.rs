@@ -58,7 +58,7 @@ pub fn handle(
             }
             Err(answer) => reply::reply(answer, &manner, exchange),
         };
-        if conn.worker.draining.get() && !manner.h2 {
+        if conn.worker.draining.get() && !manner.h2 && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         Ok(response)
@@ -108,13 +108,21 @@ fn prepare(
 
     // What the upstream sees.
     let hash = hash_of(upstream, conn, &request, asked.path());
+    if *request.method() == Method::CONNECT && is_h2(upstream) {
+        let detail = "CONNECT is passed on to HTTP/1.1 services only (appProtocol: http)";
+        return Err(Refusal::new(Reason::BadRequest, detail).into());
+    }
     let tunnel = headers::wants_tunnel(request.method(), seen) && !is_h2(upstream);
     let client = tunnel.then(|| match request.version() {
         Version::HTTP_2 => Client::Http2(hyper::upgrade::on(&mut request)),
         _ => Client::Http1,
     });
     let uri = target::forwarded_uri(rule, upstream, request.method(), &asked, found.matched)?;
-    let host = target::forwarded_host(rule, &asked)?;
+    let mut host = target::forwarded_host(rule, &asked)?;
+    if host.is_none() && asked.authority().is_none() {
+        // HTTP/1.0 without Host goes on as HTTP/1.1, which needs one (RFC 9112 §3.2).
+        host = HeaderValue::from_str(&upstream.service.name).ok();
+    }
     headers::prepare_request(request.headers_mut(), seen, tunnel && seen.upgrade, asked.authority(), conn)?;
     apply(&mut request, uri, host, rule, target, upstream);
     exchange.record.forwarded(request.headers());
@@ -122,8 +130,12 @@ fn prepare(
     // The body begins to flow when the upstream asks for it.
     let (mut parts, body) = request.into_parts();
     parts.extensions.clear();
-    let (mut body, progress) = RequestBody::from_client(body, worker.shared.options.limits.body_bytes);
+    let (mut body, progress) = RequestBody::from_client(body, worker.shared.options.limits.body_bytes, conn);
     exchange.progress = progress;
+    if !is_h2(upstream) && !body.is_empty() && !parts.headers.contains_key(header::CONTENT_LENGTH) {
+        // Said in so many words: hyper takes a GET of unknown length for one without a body.
+        parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     mirror::copies(conn, rule, &parts, &mut body);
     Ok(Prepared { request: Some(Request::from_parts(parts, body)), client, hash })
 }
@@ -164,7 +176,9 @@ async fn forward(exchange: &mut Exchange, prepared: &mut Prepared) -> Result<(Re
         };
         let now = worker.clock.read();
         exchange.record.attempt_failed(error.refusal.reason, now);
-        observe(&endpoint, exchange, now, FAILURE);
+        if !error.refusal.reason.is_clients_fault() {
+            observe(&endpoint, exchange, now, FAILURE);
+        }
         tried.push(endpoint.id);
         let others = upstream.service.endpoints().len() > tried.len();
         if !(prepared.request.is_some() && error.unprocessed && others && tried.len() < PICKS) {

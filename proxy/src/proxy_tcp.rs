@@ -54,8 +54,8 @@ async fn open(worker: &Worker, upstream: &Upstream, peer: SocketAddr) -> Result<
         let ticket = Ticket::new(endpoint.clone());
         match connect::connect(upstream, &endpoint).await {
             Ok(io) => {
-                let now = worker.clock.now();
-                endpoint.latency.observe(worker.clock.read().saturating_duration_since(now), now);
+                let connected = worker.clock.read();
+                endpoint.latency.observe(connected.saturating_duration_since(now), connected);
                 return Ok((io, ticket));
             }
             Err(error) => {

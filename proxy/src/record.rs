@@ -190,7 +190,7 @@ impl Record {
 
     /// Adds to the endpoint's count of failures if this exchange is one.
     pub fn judge(&self, endpoint: &Endpoint) {
-        if self.status >= 500 || self.reason.is_some() {
+        if self.status >= 500 || self.reason.is_some_and(|reason| !reason.is_clients_fault()) {
             endpoint.failures.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }
     }

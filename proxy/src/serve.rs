@@ -93,8 +93,8 @@ where
             let mut looking = pin!(looking);
             // The sweeper closes a connection on which nothing arrives.
             let detected = poll_fn(|cx| match conn.order(cx) {
-                Order::None => looking.as_mut().poll(cx).map(Some),
-                Order::Drain | Order::Close => Poll::Ready(None),
+                Order::None | Order::Drain => looking.as_mut().poll(cx).map(Some),
+                Order::Finish | Order::Close => Poll::Ready(None),
             });
             match detected.await {
                 Some(detected) => detected?,
@@ -128,11 +128,16 @@ where
     // A head that the guard lets through has to fit, together with the next read.
     builder.max_buf_size(BUFFER.max(limits.head_bytes + 4096));
     let mut served = builder.serve_connection(TokioIo::new(guard), service);
-    let mut told = false;
+    let (mut told, mut finishing) = (false, false);
     let ended = poll_fn(|cx| {
         loop {
-            if let Order::Close = conn.order(cx) {
-                return Poll::Ready(Ok(()));
+            match conn.order(cx) {
+                Order::Close => return Poll::Ready(Ok(())),
+                Order::Finish if !finishing => {
+                    finishing = true;
+                    Pin::new(&mut served).graceful_shutdown();
+                }
+                _ => {}
             }
             if let Poll::Ready(ended) = Pin::new(&mut served).poll(cx) {
                 return Poll::Ready(ended);
@@ -213,11 +218,11 @@ where
     let ended = poll_fn(|cx| {
         match conn.order(cx) {
             Order::Close => return Poll::Ready(Ok(())),
-            Order::Drain if !told => {
+            Order::Drain | Order::Finish if !told => {
                 told = true;
                 served.as_mut().graceful_shutdown();
             }
-            Order::Drain | Order::None => {}
+            Order::Drain | Order::Finish | Order::None => {}
         }
         served.as_mut().poll(cx)
     })

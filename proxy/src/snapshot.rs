@@ -221,7 +221,7 @@ pub struct Service {
     pub since: Instant,
     /// The endpoints by address, for the next snapshot.
     by_address: HashMap<SocketAddr, Arc<Endpoint>>,
-    /// The upstream for routes without a policy of their own.
+    /// TLS to the endpoints.
     tls: Option<Arc<ClientTls>>,
 }
 

@@ -10,7 +10,7 @@ use tokio::{
 use weft_model::{Checked, Options as ModelOptions, Problems, load_paths};
 use weft_proxy::{
     admin::{self, Hosts},
-    app::{App, admin::NodeAdmin},
+    app::{App, ApplyError, admin::NodeAdmin},
     options::Options,
     source::{
         dirs::DirWatch,
@@ -57,7 +57,11 @@ async fn serve(options: Options, paths: Vec<PathBuf>, started: impl FnOnce()) ->
         None => None,
     };
     let mut app = App::start(options).map_err(|error| refused(error.to_string()))?;
-    app.apply(Arc::new(checked.config)).await.map_err(|error| refused(error.to_string()))?;
+    app.apply(Arc::new(checked.config)).await.map_err(|error| {
+        // A port is a matter of this host; everything else is written in the files.
+        let exit = if matches!(error, ApplyError::Bind { .. }) { Exit::Failed } else { Exit::Invalid };
+        Failure::new(exit, error)
+    })?;
     let mut tasks = tokio::task::JoinSet::new();
     let mut admin_bound = None;
     if let Some(listener) = admin {

@@ -245,12 +245,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Guard<IO> {
     /// Ends a connection: writes the reply if one is due, closes the write side and, if the client was refused, reads on for a while
     /// (see [`linger`]). Whatever hyper did before, this may follow.
     pub async fn close(mut self, max_bytes: usize, patience: Duration) -> io::Result<()> {
-        let refused = self.shared.violation.get().is_some();
         let shut = tokio::time::timeout(patience, self.shutdown()).await;
         shut.unwrap_or(Err(io::ErrorKind::TimedOut.into()))?;
-        if refused {
-            linger(&mut self.io, max_bytes, patience).await;
-        }
+        linger(&mut self.io, max_bytes, patience).await;
         Ok(())
     }
 

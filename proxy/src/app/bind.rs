@@ -14,9 +14,12 @@ const BACKLOG: i32 = 4096;
 ///
 /// # Errors
 /// What the kernel says. A port that another process has is an error even if that process shares it: two proxies on one
-/// port, each with half of the connections, is never what somebody wanted.
-pub fn sockets(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
-    drop(socket(address, false)?);
+/// port, each with half of the connections, is never what somebody wanted. `own` are the ports that this process has or
+/// is about to have: an overlap with one of those is no conflict.
+pub fn sockets(address: SocketAddr, count: usize, own: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
+    if !own.iter().any(|own| own.port() == address.port()) {
+        drop(socket(address, false)?);
+    }
     (0..count).map(|_| socket(address, true)).collect()
 }
 
@@ -55,11 +58,12 @@ mod tests {
     fn workers_share_a_port_and_others_do_not_get_it() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
-        assert_eq!(sockets(address, 2).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(sockets(address, 2, &[]).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(taken);
-        let first = sockets(address, 2).unwrap();
+        let first = sockets(address, 2, &[]).unwrap();
         assert_eq!(first.len(), 2);
-        let error = sockets(address, 1).unwrap_err();
+        assert!(sockets(address, 1, &[address]).is_ok(), "our own sockets are no conflict");
+        let error = sockets(address, 1, &[]).unwrap_err();
         assert!(hint(&error).contains("ss -ltnp"), "{error}");
     }
 }

@@ -12,11 +12,12 @@ use tokio::{
     sync::{Notify, watch},
     task::JoinHandle,
 };
-use weft_model::config::{Address, Config, HealthCheck, Key};
+use weft_model::config::{Address, AppProtocol, Config, HealthCheck, Key};
 
 use crate::{
     endpoint::{Endpoint, Health},
     health::{Checker, OnChange},
+    identity::ClientTls,
     resolve::Resolver,
     snapshot::Snapshot,
 };
@@ -28,8 +29,23 @@ pub struct Watch {
     addresses: HashMap<Arc<str>, Vec<IpAddr>>,
     names: HashMap<Arc<str>, Name>,
     changed: Arc<Notify>,
-    checkers: HashMap<(Key, u16), (HealthCheck, Checker)>,
+    checkers: HashMap<(Key, u16), (Checked, Checker)>,
     on_change: OnChange,
+}
+
+/// What a checker was started with: anything else needs another one.
+#[derive(Clone)]
+struct Checked {
+    spec: HealthCheck,
+    protocol: AppProtocol,
+    tls: Option<Arc<ClientTls>>,
+}
+
+impl PartialEq for Checked {
+    fn eq(&self, other: &Self) -> bool {
+        let identity = |checked: &Self| checked.tls.as_ref().map(Arc::as_ptr);
+        self.spec == other.spec && self.protocol == other.protocol && identity(self) == identity(other)
+    }
 }
 
 /// A name that is being resolved.
@@ -127,8 +143,9 @@ impl Watch {
         for (id, service) in &snapshot.services {
             let Some(spec) = &service.policy.health_check else { continue };
             let endpoints = service.endpoints().to_vec();
+            let now = Checked { spec: spec.clone(), protocol: service.protocol, tls: service.tls().cloned() };
             let checker = match before.remove(id) {
-                Some((old, mut checker)) if old == *spec => {
+                Some((old, mut checker)) if old == now => {
                     checker.update(endpoints);
                     checker
                 }
@@ -137,7 +154,7 @@ impl Watch {
                     Checker::start(&self.handle, spec.clone(), endpoints, service.protocol, tls, self.on_change.clone())
                 }
             };
-            self.checkers.insert(id.clone(), (spec.clone(), checker));
+            self.checkers.insert(id.clone(), (now, checker));
         }
         for (_, checker) in before.into_values() {
             checker.forget();

@@ -2,8 +2,13 @@
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
-use http::{Request, request::Parts};
+use http::{
+    HeaderValue, Request, Uri, Version, header,
+    request::Parts,
+    uri::{Authority, Scheme},
+};
 use http_body_util::BodyExt;
+use weft_model::config::AppProtocol;
 
 use crate::{
     body::RequestBody,
@@ -30,8 +35,36 @@ pub fn copies(conn: &Rc<Conn>, rule: &Rule, parts: &Parts, body: &mut RequestBod
         *request.uri_mut() = parts.uri.clone();
         *request.version_mut() = parts.version;
         *request.headers_mut() = parts.headers.clone();
+        if !fit(&mut request, &mirror.upstream) {
+            continue;
+        }
         tokio::task::spawn_local(copy(conn.worker.clone(), mirror.upstream.clone(), request));
     }
+}
+
+/// The request was made ready for the rule's own backend, which may speak another version of HTTP. False when there is no
+/// way to say the same to the mirror.
+fn fit(request: &mut Request<RequestBody>, upstream: &Upstream) -> bool {
+    let h2 = matches!(upstream.protocol, AppProtocol::Http2 | AppProtocol::Grpc);
+    let mut parts = request.uri().clone().into_parts();
+    match (h2, parts.authority.take()) {
+        (true, None) => {
+            let host = request.headers_mut().remove(header::HOST);
+            parts.authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+            parts.scheme = Some(if upstream.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP });
+            *request.version_mut() = Version::HTTP_2;
+        }
+        (true, authority) => parts.authority = authority,
+        (false, Some(authority)) => {
+            let Ok(host) = HeaderValue::from_str(authority.as_str()) else { return false };
+            request.headers_mut().insert(header::HOST, host);
+            parts.scheme = None;
+            *request.version_mut() = Version::HTTP_11;
+        }
+        (false, None) => return true,
+    }
+    let fitted = Uri::from_parts(parts);
+    fitted.map(|uri| *request.uri_mut() = uri).is_ok()
 }
 
 /// Counts a copy under way.

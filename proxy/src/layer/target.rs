@@ -132,9 +132,19 @@ pub fn route(
     asked: &Asked<'_>,
 ) -> Result<Routed, Answer> {
     let no_route = |detail: String| Answer::Refused(Refusal::with(Reason::NoRoute, detail));
-    let Some(PortKind::Http { listeners, .. }) = snapshot.port(conn.port).map(|port| &port.kind) else {
-        return Err(no_route(format!("port {} is no longer configured", conn.port.port())));
+    let Some(PortKind::Http { listeners, tls }) = snapshot.port(conn.port).map(|port| &port.kind) else {
+        return Err(moved(conn, "is no longer served"));
     };
+    match (tls, &conn.tls) {
+        (None, None) => {}
+        (Some(identity), Some(client)) if !identity.is_misdirected(client.server_name.as_deref(), &asked.host) => {}
+        (Some(_), Some(_)) => {
+            let detail = "the host belongs to another listener than the server name of this connection";
+            return Err(Refusal::new(Reason::Misdirected, detail).into());
+        }
+        (Some(_), None) => return Err(moved(conn, "asks for TLS by now")),
+        (None, Some(_)) => return Err(moved(conn, "is served without TLS by now")),
+    }
     let table = listeners
         .find(&asked.host)
         .ok_or_else(|| no_route(format!("no listener of port {} serves this host", conn.port.port())))?;
@@ -152,6 +162,11 @@ pub fn route(
         }
         Found::None => Err(no_route("no route of this listener matches host, path, headers and query".into())),
     }
+}
+
+/// The port means something else than when this connection was made.
+fn moved(conn: &Conn, what: &str) -> Answer {
+    Refusal::with(Reason::Draining, format!("port {} {what}; connect again", conn.port.port())).into()
 }
 
 /// The answer of a RequestRedirect.

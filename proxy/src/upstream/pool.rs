@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use crate::{
     body::{Progress, RequestBody},
     endpoint::Endpoint,
+    error::Refusal,
     snapshot::Upstream,
     worker::Clock,
 };
@@ -38,6 +39,8 @@ pub struct Pool {
     /// An HTTP/2 connection is being opened: others wait for it instead of opening one each.
     opening: Cell<bool>,
     opened: Notify,
+    /// Why the last attempt to open one failed; for those who waited for it.
+    failed: RefCell<Option<Rc<Refusal>>>,
 }
 
 /// A checked-out or idle HTTP/1.1 connection.
@@ -77,6 +80,7 @@ impl Pools {
             shared: RefCell::default(),
             opening: Cell::new(false),
             opened: Notify::new(),
+            failed: RefCell::default(),
         });
         self.by_endpoint.borrow_mut().insert(endpoint.id, pool.clone());
         pool
@@ -96,11 +100,6 @@ impl Pools {
                 .retain(|conn| !conn.send.is_closed() && (conn.streams.get() > 0 || fresh(conn.since.get())));
             true
         });
-    }
-
-    /// Idle and shared connections held, for `/debug/tasks`.
-    pub fn connections(&self) -> usize {
-        self.by_endpoint.borrow().values().map(|pool| pool.idle.borrow().len() + pool.shared.borrow().len()).sum()
     }
 }
 
@@ -131,24 +130,32 @@ impl Pool {
     pub fn share(&self, upstream: &Upstream) -> Option<Rc<Http2>> {
         let pool = &upstream.policy.connection_pool;
         let mut shared = self.shared.borrow_mut();
-        shared.retain(|conn| !conn.send.is_closed());
-        shared
-            .iter()
-            .find(|conn| {
-                let served = conn.served.get();
-                conn.streams.get() < pool.max_concurrent_streams.max(1)
-                    && (pool.max_requests_per_connection == 0 || served < pool.max_requests_per_connection)
-            })
-            .cloned()
+        let limit = pool.max_requests_per_connection;
+        let worn = |conn: &Http2| limit != 0 && conn.served.get() >= limit;
+        shared.retain(|conn| !conn.send.is_closed() && !(worn(conn) && conn.streams.get() == 0));
+        shared.iter().find(|conn| !worn(conn) && conn.streams.get() < pool.max_concurrent_streams.max(1)).cloned()
     }
 
-    /// Waits while somebody else opens a connection; `None` when it is the caller's turn to open one.
-    pub async fn wait_or_open(self: &Rc<Self>) -> Option<Opening> {
+    /// Waits while somebody else opens a connection; `None` when that may have made one, the right to open one when
+    /// nobody does.
+    ///
+    /// # Errors
+    /// What the other one met: trying again at once would make the last of many wait many times as long.
+    pub async fn wait_or_open(self: &Rc<Self>) -> Result<Option<Opening>, Refusal> {
         if self.opening.replace(true) {
             self.opened.notified().await;
-            return None;
+            return match &*self.failed.borrow() {
+                Some(refusal) => Err(Refusal::clone(refusal)),
+                None => Ok(None),
+            };
         }
-        Some(Opening(self.clone()))
+        self.failed.take();
+        Ok(Some(Opening(self.clone())))
+    }
+
+    /// Tells those who wait why there is no connection.
+    pub fn fail(&self, refusal: &Refusal) {
+        self.failed.replace(Some(Rc::new(refusal.clone())));
     }
 
     /// Adds a connection that was just opened.

@@ -146,14 +146,19 @@ async fn http2(
             if let Some(conn) = pool.share(upstream) {
                 break conn;
             }
-            let Some(_opening) = pool.wait_or_open().await else { continue };
+            let turn = pool.wait_or_open().await;
+            let Some(_opening) = turn.map_err(|refusal| SendError { refusal, unprocessed: true })? else { continue };
             let opened = async {
                 let io = connect::connect(upstream, endpoint).await?;
                 connect::http2(io, counted(worker)).await.map_err(ConnectError::Handshake)
             };
             match opened.await {
                 Ok(send) => break pool.add(send),
-                Err(error) => return Err(SendError::connect(&error, endpoint)),
+                Err(error) => {
+                    let error = SendError::connect(&error, endpoint);
+                    pool.fail(&error.refusal);
+                    return Err(error);
+                }
             }
         };
         let stream = Stream::open(conn, pool);

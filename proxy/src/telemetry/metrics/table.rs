@@ -51,7 +51,7 @@ pub const METRICS: &[Metric] = &[
     row("weft_requests_in_flight", Gauge, &["service"], "Requests whose response is not complete yet"),
     row("weft_connections", Gauge, &["side", "state"], "Open connections: side downstream or upstream; state active or idle"),
     row("weft_retry_budget_remaining", Gauge, &["service"], "Retries that the service's budget still allows now (not yet emitted)"),
-    row("weft_endpoint_health", Gauge, &["service", "endpoint"], "1 when the endpoint may be picked, 0 when health checks say no"),
+    row("weft_endpoint_health", Gauge, &["service", "port", "endpoint"], "1 when the endpoint may be picked, 0 when health checks say no"),
     row("weft_endpoint_breaker_state", Gauge, &["service", "endpoint"], "Circuit breaker of the endpoint: 0 closed, 1 half-open, 2 open (not yet emitted)"),
     row("weft_ejections_total", Counter, &["reason"], "Endpoints taken out by a circuit breaker, by the evidence (not yet emitted)"),
     row("weft_rate_limited_total", Counter, &["route", "policy"], "Requests refused by a rate limit (not yet emitted)"),
