@@ -177,7 +177,7 @@ impl App {
     /// # Errors
     /// When it cannot be compiled or a new port cannot be bound; what was in force stays.
     ///
-    /// Endpoints by name are resolved first, for at most [`RESOLVE`]: a new name must not answer 503 for a moment.
+    /// Endpoints by name are resolved first, for at most `RESOLVE`: a new name must not answer 503 for a moment.
     pub async fn apply(&mut self, config: Arc<Config>) -> Result<(), ApplyError> {
         self.watch.resolve(&config, RESOLVE).await;
         self.identities.apply(&config, SystemTime::now()).map_err(ApplyError::Identity)?;

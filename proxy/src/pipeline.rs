@@ -1,4 +1,4 @@
-//! The life of a request, on one screen. Read [`prepare`] and [`forward`] from top to bottom.
+//! The life of a request, on one screen. Read `prepare` and `forward` from top to bottom.
 //!
 //! The steps are plain functions around one `async fn`, and not a stack of tower services: it reads in the order in
 //! which things happen, and costs nothing for what a route does not use (see `bench/README.md` for the comparison).
@@ -33,7 +33,7 @@ use crate::{
 
 /// Answers one request. Never fails: what goes wrong becomes a reply with its reason.
 ///
-/// Everything up to the first wait is done by [`prepare`], outside of the future: what a future holds across a wait is
+/// Everything up to the first wait is done by `prepare`, outside of the future: what a future holds across a wait is
 /// paid for by every connection, and what is moved into it is copied.
 pub fn handle(
     conn: Rc<Conn>,

@@ -3,3 +3,6 @@
 pub mod connect;
 pub mod pool;
 pub mod send;
+
+#[cfg(test)]
+mod tests;

@@ -125,6 +125,26 @@ pub struct Worker {
 }
 
 impl Worker {
+    /// A worker without connections. Nothing runs yet.
+    pub fn new(id: usize, shared: Arc<Shared>, siblings: Vec<mpsc::UnboundedSender<Command>>) -> Rc<Self> {
+        let clock = Rc::new(Clock(Rc::new(Cell::new(Instant::now()))));
+        Rc::new(Self {
+            id,
+            pools: Pools::new(clock.clone()),
+            connections: Connections::default(),
+            wheel: Wheel::new(clock.now()),
+            rng: RefCell::new(fastrand::Rng::new()),
+            telemetry: shared.telemetry.worker(),
+            siblings,
+            handshakes: Handshakes::new(MAX_HANDSHAKES, shared.options.limits.handshake_timeout),
+            draining: Cell::new(false),
+            copies: Cell::new(0),
+            snapshot: RefCell::new((shared.generation.load(Ordering::Acquire), Rc::new(shared.snapshot.load_full()))),
+            clock,
+            shared,
+        })
+    }
+
     /// The snapshot in force; one atomic load when it has not changed.
     pub fn snapshot(&self) -> Local {
         let generation = self.shared.generation.load(Ordering::Acquire);
@@ -170,22 +190,7 @@ pub fn run(
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default())?;
     runtime.block_on(async move {
-        let clock = Rc::new(Clock(Rc::new(Cell::new(Instant::now()))));
-        let worker = Rc::new(Worker {
-            id,
-            pools: Pools::new(clock.clone()),
-            connections: Connections::default(),
-            wheel: Wheel::new(clock.now()),
-            rng: RefCell::new(fastrand::Rng::new()),
-            telemetry: shared.telemetry.worker(),
-            siblings,
-            handshakes: Handshakes::new(MAX_HANDSHAKES, shared.options.limits.handshake_timeout),
-            draining: Cell::new(false),
-            copies: Cell::new(0),
-            snapshot: RefCell::new((shared.generation.load(Ordering::Acquire), Rc::new(shared.snapshot.load_full()))),
-            clock,
-            shared,
-        });
+        let worker = Worker::new(id, shared, siblings);
         tokio::task::spawn_local(worker.wheel.clone().turn());
         tokio::task::spawn_local(sweep(worker.clone()));
         accept::run(worker, commands).await;

@@ -1,6 +1,6 @@
 //! The validated form: what the rest of Weft sees.
 //!
-//! Everything here has passed the checks of [`crate::validate`]: references by name are well formed (and, for a
+//! Everything here has passed the checks of `crate::validate`: references by name are well formed (and, for a
 //! complete configuration, resolve), regular expressions compile, numbers are in range, durations are parsed. Nothing
 //! here does I/O. All of it is plain data, cheap to compare and to clone.
 

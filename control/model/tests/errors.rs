@@ -306,6 +306,14 @@ fn gateways() {
     ]);
 }
 
+/// It is only compared.
+#[test]
+fn a_fault_may_depend_on_a_header_of_the_connection() {
+    let fault = "fault: {header: {name: Upgrade, value: websocket}, abort: {status: 503, percent: 1}}";
+    let found = after_base(&policy(fault).replace("cart2", "cart").replace("name: x}", "name: cart}"));
+    assert!(!found.iter().any(|problem| problem.message.contains("cannot be changed")), "{found:?}");
+}
+
 #[test]
 fn rules() {
     check(&[

@@ -39,7 +39,7 @@ fn socket(address: SocketAddr, share: bool) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// What to do about an error of [`sockets`].
+/// What to do about an error of `sockets`.
 pub fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => " (another process has this port: `ss -ltnp` shows which)",

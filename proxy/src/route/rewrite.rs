@@ -2,7 +2,7 @@
 //!
 //! Everything that configuration alone decides is checked and compiled once; applying it cannot fail because of the
 //! configuration. Paths that come in have been [normalised](super::path::normalize), hosts have passed
-//! [`host_of`](super::path::host_of): what a client sends cannot leave its place in the result.
+//! [`host_of`]: what a client sends cannot leave its place in the result.
 
 use std::{borrow::Cow, fmt::Write, sync::Arc};
 
