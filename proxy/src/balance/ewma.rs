@@ -98,6 +98,7 @@ pub(crate) fn prefers_rival(mine: &PeakEwma, load: u32, rival: &PeakEwma, rival_
         (None, Some(b)) => (b.capped(), b),
         (None, None) => (Estimate::DEFAULT, Estimate::DEFAULT),
     };
+    let (a, b) = (a.coarse(), b.coarse());
     let (load, rival_load) = (load as f32 + 1.0, rival_load as f32 + 1.0);
     let better = |factor: f32| {
         b.measured * rival_load * factor < a.measured * load && b.decayed * rival_load * factor < a.decayed * load
@@ -129,7 +130,17 @@ struct Estimate {
     decayed: f32,
 }
 
+/// Below this, in nanoseconds, latencies are equal: what is measured there is the noise of schedulers and sockets. A
+/// single late wake-up would otherwise keep an endpoint without traffic for seconds; under load, requests in flight
+/// tell fast endpoints apart.
+const NOISE: f32 = 5e6;
+
 impl Estimate {
+    /// Without what is only noise.
+    fn coarse(self) -> Self {
+        Self { measured: self.measured.max(NOISE), decayed: self.decayed.max(NOISE) }
+    }
+
     const DEFAULT: Self = Self { measured: DEFAULT_RTT.as_nanos() as f32, decayed: DEFAULT_RTT.as_nanos() as f32 };
 
     /// What a rival without observations is taken for: as fast as this one, but not slower than the default. A new
@@ -210,13 +221,15 @@ mod tests {
         #[rustfmt::skip]
         let table = [
             // mine, load, rival's, load
-            (10, 0, 10, 0, Verdict::Keep),
-            (10, 0, 9, 0, Verdict::Keep),
-            (10, 0, 8, 0, Verdict::Near),
-            (10, 0, 4, 0, Verdict::Far),
-            (10, 1, 10, 0, Verdict::Near),
-            (10, 9, 10, 0, Verdict::Far),
-            (10, 0, 4, 2, Verdict::Keep),
+            (20, 0, 20, 0, Verdict::Keep),
+            (20, 0, 18, 0, Verdict::Keep),
+            (20, 0, 16, 0, Verdict::Near),
+            (20, 0, 8, 0, Verdict::Far),
+            (20, 1, 20, 0, Verdict::Near),
+            (20, 9, 20, 0, Verdict::Far),
+            (20, 0, 8, 2, Verdict::Keep),
+            (4, 0, 1, 0, Verdict::Keep),    // noise
+            (4, 5, 1, 0, Verdict::Far),     // what is in flight is not
             (1, 0, 0, 0, Verdict::Keep),    // unknown: as fast as the other one
             (1, 1, 0, 0, Verdict::Near),
             (200, 0, 0, 0, Verdict::Far),   // unknown: 30 ms

@@ -101,6 +101,12 @@ impl Pools {
             true
         });
     }
+
+    /// Idle and shared connections held.
+    #[cfg(test)]
+    pub fn connections(&self) -> usize {
+        self.by_endpoint.borrow().values().map(|pool| pool.idle.borrow().len() + pool.shared.borrow().len()).sum()
+    }
 }
 
 impl Pool {

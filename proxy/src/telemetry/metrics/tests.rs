@@ -174,7 +174,9 @@ fn labels_are_escaped() {
 #[test]
 fn whatever_is_exposed_is_in_the_table() {
     let metrics = traffic();
-    metrics.add_source(|samples| samples.add("weft_endpoint_health", &[("service", "s"), ("endpoint", "e")], 1.0));
+    metrics.add_source(|samples| {
+        samples.add("weft_endpoint_health", &[("service", "s"), ("port", "80"), ("endpoint", "e")], 1.0)
+    });
     let (text, _) = metrics.scrape(None);
     let mut families = 0;
     for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
@@ -195,7 +197,7 @@ fn whatever_is_exposed_is_in_the_table() {
         });
         assert!(known, "{line}");
     }
-    assert!(text.contains("weft_endpoint_health{service=\"s\",endpoint=\"e\"} 1\n"));
+    assert!(text.contains("weft_endpoint_health{service=\"s\",port=\"80\",endpoint=\"e\"} 1\n"));
 }
 
 #[test]
