@@ -4,6 +4,7 @@ use std::{
     cell::{Cell, OnceCell, RefCell},
     net::SocketAddr,
     rc::Rc,
+    sync::Arc,
     task::{Context, Waker},
     time::Instant,
 };
@@ -17,6 +18,7 @@ use crate::{
     snapshot::PortId,
     telemetry::metrics::ConnectionGuard,
     upgrade::Tunnel,
+    upstream::interim::Interim,
     worker::Worker,
 };
 
@@ -39,6 +41,8 @@ pub struct Conn {
     pub trusted: bool,
     /// HTTP/1.1 only: what the guard knows.
     pub guard: OnceCell<GuardHandle>,
+    /// HTTP/1.1: interim responses on their way to the client; made by the first request that may have any.
+    pub interim: OnceCell<Arc<Interim>>,
     /// Requests whose response has not ended.
     pub in_flight: Cell<u32>,
     /// Those of them whose response has not begun: their own deadlines watch them.
@@ -57,7 +61,7 @@ pub struct Conn {
 #[derive(Debug, Clone)]
 pub struct Tls {
     /// SNI.
-    pub server_name: Option<std::sync::Arc<str>>,
+    pub server_name: Option<Arc<str>>,
 }
 
 /// What a connection is told from outside.
@@ -89,6 +93,7 @@ impl Conn {
             forwarded_for,
             trusted,
             guard: OnceCell::new(),
+            interim: OnceCell::new(),
             in_flight: Cell::new(0),
             waiting: Cell::new(0),
             moved,

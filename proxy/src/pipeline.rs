@@ -7,7 +7,7 @@ use std::{
     convert::Infallible,
     pin::pin,
     rc::Rc,
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -28,7 +28,7 @@ use crate::{
     reply::{self, Answer, Manner},
     snapshot::{Rule, Target, Upstream},
     upgrade::{Client, Tunnel},
-    upstream::{pool::Lease, send},
+    upstream::{interim, pool::Lease, send},
 };
 
 /// Answers one request. Never fails: what goes wrong becomes a reply with its reason.
@@ -107,6 +107,7 @@ fn prepare(
     headers::check_length(request.headers(), worker.shared.options.limits.body_bytes)?;
 
     // What the upstream sees.
+    let from_http11 = request.version() == Version::HTTP_11;
     let hash = hash_of(upstream, conn, &request, asked.path());
     if *request.method() == Method::CONNECT && is_h2(upstream) {
         let detail = "CONNECT is passed on to HTTP/1.1 services only (appProtocol: http)";
@@ -137,7 +138,12 @@ fn prepare(
         parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     mirror::copies(conn, rule, &parts, &mut body);
-    Ok(Prepared { request: Some(Request::from_parts(parts, body)), client, hash })
+    let mut request = Request::from_parts(parts, body);
+    // An HTTP/1.0 client does not know interim responses, and hyper cannot send them over HTTP/2.
+    if from_http11 && conn.guard.get().is_some() && !is_h2(upstream) {
+        conn.interim.get_or_init(Arc::default).listen(&mut request);
+    }
+    Ok(Prepared { request: Some(request), client, hash })
 }
 
 /// Picks an endpoint, sends, and makes the response fit for the client.
@@ -159,7 +165,8 @@ async fn forward(exchange: &mut Exchange, prepared: &mut Prepared) -> Result<(Re
         let progress = exchange.progress.clone();
         let answered = {
             let sending = pin!(send::send(worker, upstream, &endpoint, &mut prepared.request, progress.as_ref()));
-            exchange.within(sending).await
+            let relayed = pin!(interim::relay(&conn, sending));
+            exchange.within(relayed).await
         };
         let error = match answered {
             Ok((mut response, mut lease)) => {
@@ -324,6 +331,6 @@ mod tests {
             size_of::<F>()
         }
         let size = size(handle);
-        assert!(size <= 2048, "{size} bytes");
+        assert!(size <= 2560, "{size} bytes");
     }
 }
