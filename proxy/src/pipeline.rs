@@ -221,15 +221,23 @@ fn apply(
     if request.version() == Version::HTTP_2 && !is_h2(upstream) {
         headers::join_cookies(request.headers_mut());
     }
-    *request.version_mut() = http::Version::HTTP_11;
-    if is_h2(upstream) {
+    let h2 = is_h2(upstream);
+    *request.version_mut() = if h2 { Version::HTTP_2 } else { Version::HTTP_11 };
+    if h2 {
         request.headers_mut().remove(header::HOST);
-        *request.version_mut() = http::Version::HTTP_2;
     } else if let Some(host) = host {
         request.headers_mut().insert(header::HOST, host);
     }
     for modifier in [&rule.request_headers, &target.request_headers].into_iter().flatten() {
         modifier.apply(request.headers_mut());
+        // HTTP/2 says it as :authority, and the two must not differ (RFC 9113 §8.3.1).
+        if h2 && let Some(host) = request.headers_mut().remove(header::HOST) {
+            let mut parts = request.uri().clone().into_parts();
+            parts.authority = host.as_bytes().try_into().ok().or(parts.authority);
+            if let Ok(uri) = Uri::from_parts(parts) {
+                *request.uri_mut() = uri;
+            }
+        }
     }
 }
 

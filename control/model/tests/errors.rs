@@ -637,3 +637,20 @@ fn problems_are_shown_with_their_source() {
     assert_eq!(json[0]["file"], "test.yaml");
     assert_eq!(json[0]["code"], "unknown-kind");
 }
+
+#[test]
+fn host_can_be_set_but_not_added_or_removed() {
+    let route = |modifier: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r}}\nspec:\n  rules:\n  \
+             - filters: [{{type: RequestHeaderModifier, requestHeaderModifier: {{{modifier}}}}}]\n"
+        )
+    };
+    let check =
+        |modifier: &str| weft_model::load_str("r.yaml", &route(modifier), weft_model::Options { require_refs: false });
+    assert!(check("set: [{name: Host, value: x.local}]").is_ok());
+    for modifier in ["add: [{name: Host, value: x.local}]", "remove: [host]"] {
+        let problems = check(modifier).unwrap_err().to_string();
+        assert!(problems.contains("exactly one Host"), "{modifier}: {problems}");
+    }
+}

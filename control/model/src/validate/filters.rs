@@ -133,7 +133,7 @@ fn headers(at: At<'_>, written: &written::HeaderModifier) -> HeaderModifier {
         for (i, header) in list.iter().enumerate() {
             let at = at.item(i);
             let (Some(name), Some(value)) = (&header.name, &header.value) else { continue };
-            let Some(name) = modifiable(at.field("name"), name) else { continue };
+            let Some(name) = modifiable(at.field("name"), name, field == "set") else { continue };
             if let Err(reason) = syntax::header_value(value) {
                 at.field("value")
                     .invalid(format!("this cannot be the value of a header: {reason}"), "one line of text");
@@ -151,7 +151,8 @@ fn headers(at: At<'_>, written: &written::HeaderModifier) -> HeaderModifier {
         }
         pairs
     };
-    let remove = written.remove.iter().enumerate().filter_map(|(i, name)| modifiable(at.field("remove").item(i), name));
+    let remove =
+        written.remove.iter().enumerate().filter_map(|(i, name)| modifiable(at.field("remove").item(i), name, false));
     HeaderModifier { set: pairs("set", &written.set), add: pairs("add", &written.add), remove: remove.collect() }
 }
 
@@ -164,9 +165,13 @@ pub(super) fn header_name(at: At<'_>, text: &str) -> Option<Arc<str>> {
     Some(text.to_ascii_lowercase().into())
 }
 
-/// A header that filters may change, in lower case.
-fn modifiable(at: At<'_>, text: &str) -> Option<Arc<str>> {
+/// A header that filters may change, in lower case. `Host` can be replaced, but there is always exactly one.
+fn modifiable(at: At<'_>, text: &str, replaced: bool) -> Option<Arc<str>> {
     let name = header_name(at, text)?;
+    if &*name == "host" && !replaced {
+        at.invalid("a request has exactly one Host", "use set, or urlRewrite.hostname");
+        return None;
+    }
     if OF_CONNECTION.contains(&&*name) {
         at.invalid(format!("header {name:?} cannot be changed"), "Weft frames messages itself; remove it");
         return None;
