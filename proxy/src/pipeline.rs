@@ -1,7 +1,7 @@
 //! The life of a request, on one screen. Read `prepare` and `forward` from top to bottom.
 //!
-//! The steps are plain functions around one `async fn`, and not a stack of tower services: it reads in the order in
-//! which things happen, and costs nothing for what a route does not use (see `bench/README.md` for the comparison).
+//! The steps are plain functions around one `async fn`, and not a stack of tower services: the code stands in the order
+//! in which things happen, and what a route does not use is a branch not taken. tower stays the place where users extend.
 
 use std::{
     convert::Infallible,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use weft_tests::{
-    eventually,
+    Upstream, eventually,
     frames::{
         self, CONTINUATION, DATA, END_HEADERS, END_STREAM, H2Wire, HEADERS, PING, PRIORITY, RST_STREAM, SETTINGS,
         WINDOW_UPDATE,
@@ -221,7 +221,9 @@ async fn hpack_bombs() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_zero_window_with_one_byte_drips_holds_no_memory() {
-    let stage = Stage::h1().await;
+    // 500 connections to an upstream that shares two cores with everything here take their time.
+    let policy = "timeouts: {connect: 20s}";
+    let stage = Stage::with_policy(Upstream::h1("app").await, "http", |upstream| upstream.addr, policy).await;
     let watch = Watch::start(&stage).await;
     let before = stage.weft.usage();
     let mut wires = Vec::new();
