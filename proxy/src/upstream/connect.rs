@@ -20,8 +20,9 @@ use crate::{
     telemetry::metrics::ConnectionGuard, worker::LocalExec,
 };
 
-/// Most that hyper buffers for one upstream connection in each direction, in bytes.
-const BUFFER: usize = 64 * 1024;
+/// Most that hyper buffers for one upstream connection in each direction, in bytes; a response's head has to fit. With
+/// a client that does not read, one such buffer is being filled, one is on its way, and the client's side holds more.
+const BUFFER: usize = 32 * 1024;
 /// Flow-control windows towards upstreams, in bytes: of one stream, and of the connection. The latter has room for all
 /// streams that share it: otherwise a few clients that do not read would hold up everybody else.
 const H2_WINDOWS: (u32, u32) = (64 * 1024, 16 * 1024 * 1024);
