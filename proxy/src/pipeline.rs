@@ -14,7 +14,7 @@ use std::{
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri::PathAndQuery};
 use hyper::body::Incoming;
 use smallvec::SmallVec;
-use weft_model::config::AppProtocol;
+use weft_model::config::HashKey;
 
 use crate::{
     balance::hash_str,
@@ -109,11 +109,11 @@ fn prepare(
     // What the upstream sees.
     let from_http11 = request.version() == Version::HTTP_11;
     let hash = hash_of(upstream, conn, &request, asked.path());
-    if *request.method() == Method::CONNECT && is_h2(upstream) {
+    if *request.method() == Method::CONNECT && upstream.is_h2() {
         let detail = "CONNECT is passed on to HTTP/1.1 services only (appProtocol: http)";
         return Err(Refusal::new(Reason::BadRequest, detail).into());
     }
-    let tunnel = headers::wants_tunnel(request.method(), seen) && !is_h2(upstream);
+    let tunnel = headers::wants_tunnel(request.method(), seen) && !upstream.is_h2();
     let client = tunnel.then(|| match request.version() {
         Version::HTTP_2 => Client::Http2(hyper::upgrade::on(&mut request)),
         _ => Client::Http1,
@@ -133,14 +133,14 @@ fn prepare(
     parts.extensions.clear();
     let (mut body, progress) = RequestBody::from_client(body, worker.shared.options.limits.body_bytes, conn);
     exchange.progress = progress;
-    if !is_h2(upstream) && !body.is_empty() && !parts.headers.contains_key(header::CONTENT_LENGTH) {
+    if !upstream.is_h2() && !body.is_empty() && !parts.headers.contains_key(header::CONTENT_LENGTH) {
         // Said in so many words: hyper takes a GET of unknown length for one without a body.
         parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     mirror::copies(conn, rule, &parts, &mut body);
     let mut request = Request::from_parts(parts, body);
     // An HTTP/1.0 client does not know interim responses, and hyper cannot send them over HTTP/2.
-    if from_http11 && conn.guard.get().is_some() && !is_h2(upstream) {
+    if from_http11 && conn.guard.get().is_some() && !upstream.is_h2() {
         conn.interim.get_or_init(Arc::default).listen(&mut request);
     }
     Ok(Prepared { request: Some(request), client, hash })
@@ -218,10 +218,10 @@ fn apply(
     if let Some(uri) = uri {
         *request.uri_mut() = uri;
     }
-    if request.version() == Version::HTTP_2 && !is_h2(upstream) {
+    if request.version() == Version::HTTP_2 && !upstream.is_h2() {
         headers::join_cookies(request.headers_mut());
     }
-    let h2 = is_h2(upstream);
+    let h2 = upstream.is_h2();
     *request.version_mut() = if h2 { Version::HTTP_2 } else { Version::HTTP_11 };
     if h2 {
         request.headers_mut().remove(header::HOST);
@@ -286,10 +286,6 @@ fn finish(
     Ok(())
 }
 
-fn is_h2(upstream: &Upstream) -> bool {
-    matches!(upstream.protocol, AppProtocol::Http2 | AppProtocol::Grpc)
-}
-
 fn nowhere(detail: &'static str) -> Refusal {
     Refusal::new(Reason::NoEndpoint, detail)
 }
@@ -307,13 +303,11 @@ fn no_endpoint(upstream: &Upstream) -> Refusal {
 
 /// What RingHash and Maglev hash; 0 for the others, which ignore it.
 fn hash_of(upstream: &Upstream, conn: &Conn, request: &Request<Incoming>, path: &str) -> u64 {
-    use weft_model::config::{BalancerKind, HashKey};
-    let balancer = &upstream.policy.load_balancer;
-    if !matches!(balancer.kind, BalancerKind::RingHash | BalancerKind::Maglev) {
+    if !upstream.balancer.needs_hash() {
         return 0;
     }
     let source = || hash_str(conn.forwarded_for.as_bytes());
-    match &balancer.hash {
+    match &upstream.policy.load_balancer.hash {
         HashKey::Header(name) => request.headers().get(&**name).map_or_else(source, |value| hash_str(value.as_bytes())),
         HashKey::Cookie(name) => target::cookie(request.headers(), name).map_or_else(source, hash_str),
         HashKey::SourceIp => source(),

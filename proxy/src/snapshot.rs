@@ -198,6 +198,13 @@ pub struct Upstream {
     pub balancer: Balancer,
 }
 
+impl Upstream {
+    /// Whether the endpoints are spoken to in HTTP/2.
+    pub const fn is_h2(&self) -> bool {
+        matches!(self.protocol, AppProtocol::Http2 | AppProtocol::Grpc)
+    }
+}
+
 /// Live state of one port of a service.
 #[derive(Debug)]
 pub struct Service {

@@ -8,7 +8,6 @@ use http::{
     uri::{Authority, Scheme},
 };
 use http_body_util::BodyExt;
-use weft_model::config::AppProtocol;
 
 use crate::{
     body::RequestBody,
@@ -45,7 +44,7 @@ pub fn copies(conn: &Rc<Conn>, rule: &Rule, parts: &Parts, body: &mut RequestBod
 /// The request was made ready for the rule's own backend, which may speak another version of HTTP. False when there is no
 /// way to say the same to the mirror.
 fn fit(request: &mut Request<RequestBody>, upstream: &Upstream) -> bool {
-    let h2 = matches!(upstream.protocol, AppProtocol::Http2 | AppProtocol::Grpc);
+    let h2 = upstream.is_h2();
     let mut parts = request.uri().clone().into_parts();
     match (h2, parts.authority.take()) {
         (true, None) => {

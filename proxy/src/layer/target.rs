@@ -7,7 +7,6 @@ use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header, uri::PathAndQuery};
 use hyper::body::Incoming;
-use weft_model::config::AppProtocol;
 
 use crate::{
     conn::Conn,
@@ -207,8 +206,7 @@ pub fn forwarded_uri(
     } else {
         Some(rewritten_path_and_query(rewrite, asked.path(), uri.query(), matched).map_err(|_| bad())?)
     };
-    let h2 = matches!(upstream.protocol, AppProtocol::Http2 | AppProtocol::Grpc);
-    if !h2 {
+    if !upstream.is_h2() {
         return match path {
             Some(path) => with_path(path).map(Some),
             // HTTP/2 and absolute-form: only the path goes on.
