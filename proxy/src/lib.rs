@@ -22,6 +22,7 @@ pub mod pipeline;
 pub mod proxy_tcp;
 pub mod record;
 pub mod reply;
+pub mod resilience;
 pub mod resolve;
 pub mod route;
 pub mod serve;

@@ -1,0 +1,5 @@
+//! Deciders about failure and overload: plain synchronous structs. They have no sockets; `now` and random numbers are
+//! passed in, so that each is tested with a table and a property test. What drives them is in [`crate::layer`] and
+//! [`crate::pipeline`].
+
+pub mod outcome;
