@@ -1,8 +1,10 @@
-//! Bodies in both directions. Frames are passed on as they come; nothing is buffered here.
+//! Bodies in both directions. Frames are passed on as they come; nothing is read ahead.
 //!
 //! [`RequestBody`] goes to an upstream and keeps account of what happened to it; [`ReplyBody`] goes to the client and
 //! carries everything that has to happen when the response ends: the connection goes back to its pool, the exchange is
 //! recorded.
+
+mod kept;
 
 use std::{
     cell::Cell,
@@ -31,8 +33,6 @@ pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 /// What happened to a request body so far; shared between the body and the exchange.
 #[derive(Debug, Default)]
 pub struct Progress {
-    /// The upstream's connection has asked for data: the body cannot be sent a second time.
-    pub touched: Cell<bool>,
     /// The whole body has been handed on.
     pub done: Cell<bool>,
     /// When that was (coarse).
@@ -63,6 +63,7 @@ enum Source {
     Empty,
     Client(Incoming),
     Copy(mpsc::Receiver<Copied>),
+    Kept(kept::Reader),
 }
 
 /// What a mirror is sent; `None` is the end. A channel that ends without it lost something.
@@ -100,6 +101,33 @@ impl RequestBody {
         Self { source: Source::Copy(receiver), progress: None, conn: None, limit: u64::MAX, tees: Vec::new() }
     }
 
+    /// Keeps up to `limit` bytes while they are sent, for [`RequestBody::again`]. Mirrors have to be made before.
+    pub fn keep(self, limit: u64) -> Self {
+        if self.is_empty() || self.size_hint().lower() > limit {
+            return self;
+        }
+        Self { source: Source::Kept(kept::Kept::first(self, limit)), ..Self::empty() }
+    }
+
+    /// The same body for another attempt, as far as it can be had. What this one has not sent is lost to it.
+    pub fn again(&self) -> Option<Self> {
+        let source = match &self.source {
+            Source::Empty => Source::Empty,
+            Source::Kept(reader) => Source::Kept(reader.again()?),
+            Source::Client(_) | Source::Copy(_) => return None,
+        };
+        Some(Self { source, ..Self::empty() })
+    }
+
+    /// Whether all of it can still be had, so that sending this one means sending what the client sent.
+    pub fn is_whole(&self) -> bool {
+        match &self.source {
+            Source::Empty => true,
+            Source::Kept(reader) => reader.is_whole(),
+            Source::Client(_) | Source::Copy(_) => false,
+        }
+    }
+
     /// Whether there is nothing to send.
     pub fn is_empty(&self) -> bool {
         matches!(self.source, Source::Empty)
@@ -120,6 +148,14 @@ impl RequestBody {
         }
         self.tees.retain(|tee| tee.try_send(Some(copy(frame))).is_ok());
         Ok(())
+    }
+
+    /// Another attempt sends it from its beginning.
+    fn restarted(&self) {
+        if let Some(progress) = &self.progress {
+            progress.done.set(false);
+            progress.ended.set(None);
+        }
     }
 
     /// All of it has been handed on.
@@ -167,10 +203,8 @@ impl Body for RequestBody {
                     None => Some(Err("the copy is incomplete".into())),
                 });
             }
+            Source::Kept(reader) => return reader.poll_frame(cx),
         };
-        if let Some(progress) = &this.progress {
-            progress.touched.set(true);
-        }
         match polled {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Some(Ok(frame))) => {
@@ -203,6 +237,7 @@ impl Body for RequestBody {
             Source::Empty => true,
             Source::Client(body) => body.is_end_stream(),
             Source::Copy(_) => false,
+            Source::Kept(reader) => reader.is_end_stream(),
         }
     }
 
@@ -211,6 +246,7 @@ impl Body for RequestBody {
             Source::Empty => SizeHint::with_exact(0),
             Source::Client(body) => body.size_hint(),
             Source::Copy(_) => SizeHint::default(),
+            Source::Kept(reader) => reader.size_hint(),
         }
     }
 }

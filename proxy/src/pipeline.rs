@@ -28,7 +28,11 @@ use crate::{
     reply::{self, Answer, Manner},
     snapshot::{Rule, Target, Upstream},
     upgrade::{Client, Tunnel},
-    upstream::{interim, pool::Lease, send},
+    upstream::{
+        interim,
+        pool::Lease,
+        send::{self, Keep},
+    },
 };
 
 /// Answers one request. Never fails: what goes wrong becomes a reply with its reason.
@@ -164,7 +168,8 @@ async fn forward(exchange: &mut Exchange, prepared: &mut Prepared) -> Result<(Re
         exchange.attempt(&endpoint, upstream.tls.is_some(), prepared.request.as_mut().map(Request::headers_mut));
         let progress = exchange.progress.clone();
         let answered = {
-            let sending = pin!(send::send(worker, upstream, &endpoint, &mut prepared.request, progress.as_ref()));
+            let sending =
+                pin!(send::send(worker, upstream, &endpoint, &mut prepared.request, Keep::ForReuse, progress.as_ref()));
             let relayed = pin!(interim::relay(&conn, sending));
             exchange.within(relayed).await
         };

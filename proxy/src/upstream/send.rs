@@ -33,40 +33,52 @@ pub struct SendError {
     pub refusal: Refusal,
     /// No upstream has processed any of it. If the request came back, too, it may be sent elsewhere.
     pub unprocessed: bool,
+    /// The attempt's own time-out is over; the request may have time left.
+    pub per_try: bool,
 }
 
 impl From<Refusal> for SendError {
-    /// A time-out: whatever was sent may have been processed.
+    /// Whatever was sent may have been processed.
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, unprocessed: false }
+        Self { refusal, unprocessed: false, per_try: false }
     }
+}
+
+/// Whether a copy of a request is kept while it is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// Only where this module may need it: on a connection that its peer may just have closed.
+    ForReuse,
+    /// Whatever becomes of the attempt, the caller may want to send the same request again.
+    ForRetry,
 }
 
 impl SendError {
     fn connect(error: &ConnectError, endpoint: &Endpoint) -> Self {
         let refusal = Refusal::with(Reason::ConnectFailed, format!("{}: {error}", endpoint.label));
-        Self { refusal, unprocessed: true }
+        Self { refusal, unprocessed: true, per_try: false }
     }
 }
 
 /// Sends `request` to `endpoint` and waits for the response's head.
 ///
-/// The request is taken out of its slot; when it could not be sent, it is put back. (Moving it from future to future
-/// costs more than parsing it.)
+/// The request is taken out of its slot; when it could not be sent, it is put back, and with [`Keep::ForRetry`] a copy is
+/// there even after an answer. (Moving it from future to future costs more than parsing it.)
 pub async fn send(
     worker: &Worker,
     upstream: &Upstream,
     endpoint: &Arc<Endpoint>,
     request: &mut Option<Request<RequestBody>>,
+    keep: Keep,
     progress: Option<&Rc<Progress>>,
 ) -> Result<(Response<Incoming>, Lease), SendError> {
     let pool = worker.pools.of(endpoint);
     match upstream.protocol {
         // Boxed: the state of the rarer path must not make every request larger.
         AppProtocol::Http2 | AppProtocol::Grpc => {
-            Box::pin(http2(worker, upstream, endpoint, &pool, request, progress)).await
+            Box::pin(http2(worker, upstream, endpoint, &pool, request, keep, progress)).await
         }
-        AppProtocol::Http | AppProtocol::Tcp => http1(worker, upstream, endpoint, &pool, request, progress).await,
+        AppProtocol::Http | AppProtocol::Tcp => http1(worker, upstream, endpoint, &pool, request, keep, progress).await,
     }
 }
 
@@ -76,6 +88,7 @@ async fn http1(
     endpoint: &Endpoint,
     pool: &Rc<Pool>,
     slot: &mut Option<Request<RequestBody>>,
+    keep: Keep,
     progress: Option<&Rc<Progress>>,
 ) -> Result<(Response<Incoming>, Lease), SendError> {
     let idempotent = slot.as_ref().is_some_and(|request| is_idempotent(request.method()));
@@ -100,9 +113,13 @@ async fn http1(
             }
         }
         let Some(request) = slot.take() else { return Err(lost()) };
-        let spare = if reused && idempotent && request.body().is_empty() { Some(copy_head(&request)) } else { None };
+        let repeatable = reused && idempotent && request.body().is_empty();
+        let spare = if repeatable || keep == Keep::ForRetry { again(&request) } else { None };
         match conn.send.try_send_request(request).await {
             Ok(response) => {
+                if keep == Keep::ForRetry {
+                    *slot = spare;
+                }
                 let max_requests = upstream.policy.connection_pool.max_requests_per_connection;
                 let lease =
                     Lease::Http1 { pool: pool.clone(), conn: Some(conn), progress: progress.cloned(), max_requests };
@@ -110,11 +127,13 @@ async fn http1(
             }
             Err(mut error) => {
                 *slot = error.take_message();
-                if slot.is_none() && closed_before_answer(error.error()) {
+                let unsent = slot.is_some();
+                let closed = repeatable && !unsent && closed_before_answer(error.error());
+                if !unsent && (closed || keep == Keep::ForRetry) {
                     *slot = spare;
                 }
-                if slot.is_none() || !reused {
-                    return Err(failed(error.error(), endpoint, progress, slot.is_some()));
+                if !reused || !(unsent || closed) {
+                    return Err(failed(error.error(), endpoint, progress, unsent));
                 }
             }
         }
@@ -137,6 +156,7 @@ async fn http2(
     endpoint: &Endpoint,
     pool: &Rc<Pool>,
     slot: &mut Option<Request<RequestBody>>,
+    keep: Keep,
     progress: Option<&Rc<Progress>>,
 ) -> Result<(Response<Incoming>, Lease), SendError> {
     let idempotent = slot.as_ref().is_some_and(|request| is_idempotent(request.method()));
@@ -147,7 +167,10 @@ async fn http2(
                 break conn;
             }
             let turn = pool.wait_or_open().await;
-            let Some(_opening) = turn.map_err(|refusal| SendError { refusal, unprocessed: true })? else { continue };
+            let Some(_opening) = turn.map_err(|refusal| SendError { refusal, unprocessed: true, per_try: false })?
+            else {
+                continue;
+            };
             let opened = async {
                 let io = connect::connect(upstream, endpoint).await?;
                 connect::http2(io, counted(worker)).await.map_err(ConnectError::Handshake)
@@ -163,19 +186,26 @@ async fn http2(
         };
         let stream = Stream::open(conn, pool);
         let Some(request) = slot.take() else { return Err(lost()) };
-        let spare = if request.body().is_empty() { Some(copy_head(&request)) } else { None };
+        let spare = if request.body().is_empty() || keep == Keep::ForRetry { again(&request) } else { None };
         let mut sender = stream.sender();
         match sender.try_send_request(request).await {
-            Ok(response) => return Ok((response, Lease::Http2(stream))),
-            Err(mut error) => {
-                *slot = error.take_message();
-                let refused = was_refused(error.error());
-                let closed = stream.reused() && idempotent && closed_before_answer(error.error());
-                if slot.is_none() && (refused || closed) {
+            Ok(response) => {
+                if keep == Keep::ForRetry {
                     *slot = spare;
                 }
-                if slot.is_none() || stale >= STALE_TRIES {
-                    return Err(failed(error.error(), endpoint, progress, slot.is_some()));
+                return Ok((response, Lease::Http2(stream)));
+            }
+            Err(mut error) => {
+                *slot = error.take_message();
+                let unsent = slot.is_some();
+                let refused = was_refused(error.error());
+                let closed = stream.reused() && idempotent && closed_before_answer(error.error());
+                let repeatable = unsent || refused || closed;
+                if !unsent && (repeatable || keep == Keep::ForRetry) {
+                    *slot = spare.filter(|spare| spare.body().is_whole());
+                }
+                if !repeatable || slot.is_none() || stale >= STALE_TRIES {
+                    return Err(failed(error.error(), endpoint, progress, unsent));
                 }
             }
         }
@@ -198,14 +228,14 @@ pub fn is_idempotent(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE)
 }
 
-/// A copy of a request that has no body.
-fn copy_head(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::empty());
+/// The same request for another attempt, if its body can be had again.
+fn again(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    let mut copy = Request::new(request.body().again()?);
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.version_mut() = request.version();
     *copy.headers_mut() = request.headers().clone();
-    copy
+    Some(copy)
 }
 
 /// The peer closed the connection without a byte of an answer: what a just-closed pooled connection looks like.
@@ -257,5 +287,5 @@ fn failed(error: &hyper::Error, endpoint: &Endpoint, progress: Option<&Rc<Progre
         let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
         Refusal::with(Reason::UpstreamReset, format!("{label}: {error}{cause}"))
     };
-    SendError { refusal, unprocessed }
+    SendError { refusal, unprocessed, per_try: false }
 }

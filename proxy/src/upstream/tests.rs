@@ -22,7 +22,10 @@ use tokio::{
     task::LocalSet,
 };
 
-use super::{pool::Lease, send};
+use super::{
+    pool::Lease,
+    send::{self, Keep},
+};
 use crate::{
     body::RequestBody,
     endpoint::{Endpoint, InFlight},
@@ -139,7 +142,7 @@ impl Client {
         let uri = if self.upstream.protocol == weft_model::config::AppProtocol::Http { "/" } else { "http://a/" };
         let request = Request::builder().method(method).uri(uri).header("host", "a").body(RequestBody::empty());
         let mut slot = Some(request.unwrap());
-        let sent = send::send(&self.worker, &self.upstream, &self.endpoint, &mut slot, None).await;
+        let sent = send::send(&self.worker, &self.upstream, &self.endpoint, &mut slot, Keep::ForReuse, None).await;
         sent.map_err(|error| (error.refusal.reason, error.unprocessed, slot.is_some()))
     }
 
