@@ -22,6 +22,7 @@ use crate::{
     endpoint::{Endpoint, Ticket},
     error::{Reason, Refusal},
     record::Record,
+    resilience::limiter::Standing,
     snapshot::{Deadlines, Rule, Service, Target, Upstream},
     telemetry::metrics::InFlightGuard,
     wheel::Timer,
@@ -43,6 +44,8 @@ pub struct Exchange {
     deadlines: Option<Deadlines>,
     /// The request's body, if it has one.
     pub progress: Option<Rc<Progress>>,
+    /// What the rate limits of its route have told; the response passes it on.
+    pub standing: Option<Box<Standing>>,
     /// Counts it at the service and at the endpoint.
     pub holds: Holds,
     /// HTTP/1.1: the guard counts whose turn it is.
@@ -109,6 +112,7 @@ impl Exchange {
             target: None,
             deadlines: None,
             progress: None,
+            standing: None,
             holds: Holds::default(),
             _turn: conn.guard.get().map(GuardHandle::exchange),
             timer: None,

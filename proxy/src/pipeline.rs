@@ -24,7 +24,7 @@ use crate::{
     error::{Reason, Refusal},
     exchange::Exchange,
     headers::{self, Seen},
-    layer::{mirror, target},
+    layer::{mirror, ratelimit, target},
     reply::{self, Answer, Manner},
     snapshot::{Rule, Target, Upstream},
     upgrade::{Client, Tunnel},
@@ -55,6 +55,7 @@ pub fn handle(
             // The answer is there already; nothing waits for its place to be used again.
             Err(answer) => Err(std::mem::take(answer)),
         };
+        let standing = exchange.standing.take();
         let mut response = match answered {
             Ok((response, lease)) => {
                 exchange.answered(response.status().as_u16());
@@ -62,6 +63,9 @@ pub fn handle(
             }
             Err(answer) => reply::reply(answer, &manner, exchange),
         };
+        if let Some(standing) = standing {
+            standing.apply(response.headers_mut());
+        }
         if conn.worker.draining.get() && !manner.h2 && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
@@ -104,6 +108,9 @@ fn prepare(
     let (position, target) = picked.ok_or_else(|| nowhere("the rule has no backend with a weight"))?;
     exchange.targeted(position, target);
     let upstream = target.upstream.as_ref().ok_or_else(|| nowhere("the service or its port does not exist"))?;
+    if let Some(limits) = &target.limits {
+        ratelimit::charge(limits, exchange, request.headers(), asked.path())?;
+    }
     exchange.occupy(upstream)?;
     if let Some(timeout) = seen.grpc.then(|| headers::grpc_timeout(request.headers())).flatten() {
         exchange.limit(timeout);

@@ -16,12 +16,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use weft_model::config::{AppProtocol, Config, Key, Policy, RouteKind};
+use weft_model::config::{AppProtocol, Config, Key, Policy, PolicyTarget, RouteKind};
 
 use crate::{
     balance::{Balancer, EndpointSet},
     endpoint::{Endpoint, InFlight},
     identity::{client::ClientTls, server::ServerIdentity},
+    resilience::limiter::RateLimits,
     route::{
         RouteTable,
         hosts::Listeners,
@@ -49,6 +50,8 @@ pub struct Snapshot {
     pub services: HashMap<(Key, u16), Arc<Service>>,
     /// What rules send to; here for the next snapshot.
     pub upstreams: HashMap<UpstreamId, Arc<Upstream>>,
+    /// Rate limits in force, by whose budget it is.
+    pub limits: HashMap<PolicyTarget, Arc<RateLimits>>,
 }
 
 /// Service, port, and the route whose own policy counts, if it has one.
@@ -64,6 +67,7 @@ impl Snapshot {
             rules: Vec::new(),
             services: HashMap::new(),
             upstreams: HashMap::new(),
+            limits: HashMap::new(),
         }
     }
 
@@ -162,6 +166,8 @@ pub struct Target {
     pub request_headers: Option<CompiledModifier>,
     /// Filters of the backendRef.
     pub response_headers: Option<CompiledModifier>,
+    /// Rate limits; the budget is shared with all rules and backends that they cover.
+    pub limits: Option<Arc<RateLimits>>,
     /// Time-outs in force for this rule and backend.
     pub deadlines: Deadlines,
     /// Metric series of this rule and service.

@@ -9,7 +9,7 @@ use crate::{
         Backoff, BalancerKind, CircuitBreaker, Concurrency, Config, ConnectionPool, FailureRate, Fault, FaultAbort,
         HashKey, HealthCheck, Hedge, HedgeAfter, Jitter, Key, LoadBalancer, NamedMatch, OnBreakerOpen, Policy,
         PolicyTarget, Probe, RateKey, RateLimit, Retry, RetryBudget, RetryOn, RouteKind, Service, SlowCalls, Timeouts,
-        ValueMatch,
+        TrafficPolicy, ValueMatch,
     },
     duration,
     validate::syntax,
@@ -28,17 +28,27 @@ impl Config {
             self.traffic_policies.iter().find(|policy| policy.targets.contains(&wanted)).map(|policy| &policy.spec)
         };
         let service = service.and_then(|key| spec(PolicyTarget::Service(key.clone())));
-        let route = route.and_then(|(kind, key)| {
-            spec(match kind {
-                RouteKind::Http => PolicyTarget::HttpRoute(key.clone()),
-                RouteKind::Grpc => PolicyTarget::GrpcRoute(key.clone()),
-            })
-        });
+        let route = route.and_then(|(kind, key)| spec(PolicyTarget::route(kind, key)));
         match (service, route) {
             (Some(service), Some(route)) => Policy::new(&service.merged(route)),
             (Some(spec), None) | (None, Some(spec)) => Policy::new(spec),
             (None, None) => Policy::default(),
         }
+    }
+
+    /// Whose `rateLimit` is in force for a service reached over a route: the document that it is written in, and the
+    /// target that the budget belongs to. The route's list replaces the service's, even with an empty one.
+    pub fn rate_limit_owner(
+        &self,
+        service: &Key,
+        route: Option<(RouteKind, &Key)>,
+    ) -> Option<(&TrafficPolicy, PolicyTarget)> {
+        let targets =
+            [route.map(|(kind, key)| PolicyTarget::route(kind, key)), Some(PolicyTarget::Service(service.clone()))];
+        targets.into_iter().flatten().find_map(|target| {
+            let said = |policy: &&TrafficPolicy| policy.targets.contains(&target) && policy.spec.rate_limit.is_some();
+            self.traffic_policies.iter().find(said).map(|policy| (policy, target.clone()))
+        })
     }
 }
 
@@ -52,10 +62,7 @@ const EXCLUSIVE: &[(&[&str], &[&str])] = &[
 impl Config {
     /// Whether a route has a TrafficPolicy of its own.
     pub fn has_route_policy(&self, kind: RouteKind, key: &Key) -> bool {
-        let wanted = match kind {
-            RouteKind::Http => PolicyTarget::HttpRoute(key.clone()),
-            RouteKind::Grpc => PolicyTarget::GrpcRoute(key.clone()),
-        };
+        let wanted = PolicyTarget::route(kind, key);
         self.traffic_policies.iter().any(|policy| policy.targets.contains(&wanted))
     }
 }

@@ -15,7 +15,6 @@ pub const NOT_YET: &[(&str, &str, &str)] = &[
     ("TrafficPolicy", "spec.retry", "nothing is retried"),
     ("TrafficPolicy", "spec.retryBudget", "nothing is retried"),
     ("TrafficPolicy", "spec.hedge", "no request is hedged"),
-    ("TrafficPolicy", "spec.rateLimit", "nothing is limited"),
     ("TrafficPolicy", "spec.concurrency", "concurrency is limited by connectionPool.maxRequests only"),
     ("TrafficPolicy", "spec.connectionPool.maxConnections", "connections are limited by maxRequests only"),
     ("TrafficPolicy", "spec.connectionPool.maxPendingRequests", "no request waits for a connection"),

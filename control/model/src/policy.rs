@@ -1,8 +1,8 @@
 //! TrafficPolicy: the fields as they can be merged, and the effective policy with every default filled in.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
-use crate::config::Key;
+use crate::config::{Key, RouteKind};
 
 /// A TrafficPolicy: what it targets, and the fields that it sets.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -24,6 +24,28 @@ pub enum PolicyTarget {
     HttpRoute(Key),
     /// Everything that this GRPCRoute routes.
     GrpcRoute(Key),
+}
+
+impl PolicyTarget {
+    /// A route.
+    pub fn route(kind: RouteKind, key: &Key) -> Self {
+        match kind {
+            RouteKind::Http => Self::HttpRoute(key.clone()),
+            RouteKind::Grpc => Self::GrpcRoute(key.clone()),
+        }
+    }
+}
+
+impl fmt::Display for PolicyTarget {
+    /// `HTTPRoute default/shop`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, key) = match self {
+            Self::Service(key) => ("Service", key),
+            Self::HttpRoute(key) => ("HTTPRoute", key),
+            Self::GrpcRoute(key) => ("GRPCRoute", key),
+        };
+        write!(f, "{kind} {}/{}", key.namespace, key.name)
+    }
 }
 
 /// The policy in force for a service, or for a route to a service: every default is filled in.

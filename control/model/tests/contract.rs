@@ -44,7 +44,6 @@ fn the_gateway_configuration_loads() {
             "TrafficPolicy spec.circuitBreaker",
             "TrafficPolicy spec.retry",
             "TrafficPolicy spec.retryBudget",
-            "TrafficPolicy spec.rateLimit",
         ]
     );
     let config = checked.config;

@@ -7,11 +7,13 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use weft_model::config::RateLimit;
 
 use super::State;
 use crate::{
     admin::{Admin, Readiness, TraceQuery},
     endpoint::Endpoint,
+    resilience::limiter::{self, CircuitView},
     worker::Shared,
 };
 
@@ -80,6 +82,17 @@ impl Admin for NodeAdmin {
         self.shared.telemetry.traces.query(query)
     }
 
+    fn limits(&self) -> Value {
+        let snapshot = self.shared.snapshot.load();
+        let now = Instant::now();
+        let mut owners: Vec<_> = snapshot.limits.iter().map(|(owner, limits)| (owner.to_string(), limits)).collect();
+        owners.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let reports = owners.iter().flat_map(|(owner, limits)| {
+            limits.report(CircuitView::Steady, now).into_iter().map(|report| limit(owner, &report))
+        });
+        Value::Array(reports.collect())
+    }
+
     fn tasks(&self) -> Value {
         let workers = self.shared.load.iter().zip(&self.shared.requests).enumerate();
         Value::Array(
@@ -98,6 +111,23 @@ impl Admin for NodeAdmin {
     fn drain(&self) {
         self.state.drain.send_replace(true);
     }
+}
+
+fn limit(owner: &str, report: &limiter::Report) -> Value {
+    let RateLimit { requests, per, burst, key, .. } = &report.written;
+    json!({
+        "name": &*report.name,
+        "target": owner,
+        "key": limiter::key_text(key),
+        "requests": requests,
+        "per_ms": per.as_millis() as u64,
+        "burst": burst,
+        "scope": "node",
+        "factor": f64::from(report.percent) / 100.0,
+        "keys": report.keys,
+        "remaining": report.remaining,
+        "refused": report.refused,
+    })
 }
 
 fn endpoint(endpoint: &Endpoint, now: Instant) -> Value {

@@ -9,7 +9,7 @@ use std::{
 
 use weft_model::config::{
     Address, AllowedNamespaces, BackendRef, BackendTls, Config, Filter, Gateway, HttpRoute, HttpRule, Key, Listener,
-    ListenerProtocol, ParentRef, PathMatch, Policy, RouteKind, ServicePort, TcpRoute, Timeouts,
+    ListenerProtocol, ParentRef, PathMatch, Policy, PolicyTarget, RouteKind, ServicePort, TcpRoute, Timeouts,
 };
 
 use super::{
@@ -20,6 +20,7 @@ use crate::{
     balance::{Balancer, EndpointSet},
     endpoint::Endpoint,
     identity::{ClientTls, Identities, ServerIdentity},
+    resilience::limiter::RateLimits,
     route::{
         Candidate, Rank, RouteError, RouteTable,
         hosts::{Listeners, intersect},
@@ -68,16 +69,22 @@ pub enum CompileError {
 /// # Errors
 /// When expressions, filters or key material turn out to be unusable; `previous` stays as it is.
 pub fn compile(input: &Input<'_>, previous: &Snapshot) -> Result<Snapshot, CompileError> {
-    let mut compiler =
-        Compiler { input, previous, services: HashMap::new(), upstreams: HashMap::new(), rules: Vec::new() };
+    let mut compiler = Compiler {
+        input,
+        previous,
+        services: HashMap::new(),
+        upstreams: HashMap::new(),
+        limits: HashMap::new(),
+        rules: Vec::new(),
+    };
     for service in &input.config.services {
         for port in &service.ports {
             compiler.service(service, port);
         }
     }
     let ports = compiler.ports()?;
-    let Compiler { services, rules, upstreams, .. } = compiler;
-    Ok(Snapshot { revision: input.revision, config: input.config.clone(), ports, rules, services, upstreams })
+    let Compiler { services, rules, upstreams, limits, .. } = compiler;
+    Ok(Snapshot { revision: input.revision, config: input.config.clone(), ports, rules, services, upstreams, limits })
 }
 
 struct Compiler<'a> {
@@ -86,6 +93,7 @@ struct Compiler<'a> {
     services: HashMap<(Key, u16), Arc<Service>>,
     /// By service, port, and the route whose own policy counts.
     upstreams: HashMap<UpstreamId, Arc<Upstream>>,
+    limits: HashMap<PolicyTarget, Arc<RateLimits>>,
     rules: Vec<Rule>,
 }
 
@@ -174,6 +182,20 @@ impl Compiler<'_> {
             Arc::new(Upstream { protocol: service.protocol, tls: service.tls.clone(), policy, balancer, service });
         self.upstreams.insert(id, upstream.clone());
         Some(upstream)
+    }
+
+    /// The budget that a route's requests to a service count against.
+    fn limits(&mut self, service: &Key, route: (RouteKind, &Key), policy: &Policy) -> Option<Arc<RateLimits>> {
+        if policy.rate_limits.is_empty() {
+            return None;
+        }
+        let (written, owner) = self.input.config.rate_limit_owner(service, Some(route))?;
+        let before = self.previous.limits.get(&owner);
+        let new = || {
+            let name = &written.key.name;
+            Arc::new(RateLimits::new(name, &policy.rate_limits, before.map(Arc::as_ref), self.input.now))
+        };
+        Some(self.limits.entry(owner).or_insert_with(new).clone())
     }
 
     fn ports(&mut self) -> Result<Vec<Port>, CompileError> {
@@ -276,6 +298,7 @@ impl Compiler<'_> {
         Ok(Target {
             slot: self.input.telemetry.metrics.slot(route_label, template, &service),
             service,
+            limits: route.and_then(|route| self.limits(&backend.service, route, &policy)),
             upstream,
             request_headers: filters.request_headers,
             response_headers: filters.response_headers,

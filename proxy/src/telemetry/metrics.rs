@@ -22,6 +22,7 @@ use crate::error::Reason;
 
 mod encode;
 pub mod histogram;
+mod limited;
 mod process;
 pub mod table;
 #[cfg(test)]
@@ -88,7 +89,7 @@ impl Metrics {
     pub fn worker(&self) -> WorkerMetrics {
         let shared = Arc::<Shared>::default();
         lock(&self.workers).push(shared.clone());
-        WorkerMetrics { shared, cells: RefCell::default(), slots: RefCell::default() }
+        WorkerMetrics { shared, cells: RefCell::default(), slots: RefCell::default(), limited: Default::default() }
     }
 
     /// Adds somebody who is asked at every scrape: breakers, endpoints, the kernel. It must not block.
@@ -130,6 +131,7 @@ struct Shared {
     cells: Mutex<Vec<Arc<Cell>>>,
     slots: Mutex<Vec<Arc<SlotCells>>>,
     connections: [[Count; STATES.len()]; SIDES.len()],
+    limited: limited::Shared,
 }
 
 /// What tells cells apart, packed into the key of the worker's map.
@@ -215,6 +217,7 @@ pub struct WorkerMetrics {
     shared: Arc<Shared>,
     cells: RefCell<HashMap<u64, Arc<Cell>, foldhash::fast::RandomState>>,
     slots: RefCell<Vec<Option<Arc<SlotCells>>>>,
+    limited: limited::Limited,
 }
 
 impl WorkerMetrics {
@@ -249,6 +252,11 @@ impl WorkerMetrics {
     /// Counts what came of a retry policy's work on one request.
     pub fn retried(&self, slot: &Arc<Slot>, outcome: RetryOutcome) {
         self.with_slot(slot, |cells| cells.retries[outcome as usize].add(1));
+    }
+
+    /// Counts a request that a rate limit refused. `limit` is a name from the configuration.
+    pub fn rate_limited(&self, slot: &Arc<Slot>, limit: &Arc<str>) {
+        self.limited.count(slot, limit, &self.shared.limited);
     }
 
     /// Counts a request as in flight until the guard is dropped.
@@ -362,6 +370,7 @@ impl Shared {
                 samples.add("weft_retries_total", &[service, ("outcome", outcome)], count.get() as f64);
             }
         }
+        self.limited.collect(samples);
         for (side, states) in SIDES.iter().zip(&self.connections) {
             for (state, count) in STATES.iter().zip(states) {
                 samples.add("weft_connections", &[("side", side), ("state", state)], count.get() as f64);

@@ -209,6 +209,15 @@ fn limits(at: At<'_>, spec: &TrafficPolicySpec) {
     for (i, limit) in spec.rate_limit.iter().flatten().enumerate() {
         let at = at.field("rateLimit").item(i);
         at.positive("per", limit.per.as_ref());
+        let identity = match &limit.key {
+            Some(RateKey::Name(name)) => *name == written::RateKeyName::Identity,
+            Some(RateKey::Field(key)) => key.identity.as_ref().is_some_and(written::Chosen::is_chosen),
+            None => false,
+        };
+        if identity {
+            let message = "no listener knows client identities yet: all requests share one budget";
+            at.field("key").warn("no-identity", message, Some("use sourceIP, or a header".into()));
+        }
         if let Some(RateKey::Field(key)) = &limit.key {
             let flags = [
                 ("global", &key.global),

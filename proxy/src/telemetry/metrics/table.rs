@@ -54,7 +54,7 @@ pub const METRICS: &[Metric] = &[
     row("weft_endpoint_health", Gauge, &["service", "port", "endpoint"], "1 when the endpoint may be picked, 0 when health checks say no"),
     row("weft_endpoint_breaker_state", Gauge, &["service", "endpoint"], "Circuit breaker of the endpoint: 0 closed, 1 half-open, 2 open (not yet emitted)"),
     row("weft_ejections_total", Counter, &["reason"], "Endpoints taken out by a circuit breaker, by the evidence (not yet emitted)"),
-    row("weft_rate_limited_total", Counter, &["route", "policy"], "Requests refused by a rate limit (not yet emitted)"),
+    row("weft_rate_limited_total", Counter, &["route", "policy"], "Requests refused by a rate limit: the route that they were for, and the limit as NAME.POSITION of its TrafficPolicy"),
     row("weft_verdicts_total", Counter, &["verdict"], "Connections classified in the kernel: deny, direct, proxy, pass (not yet emitted)"),
     row("weft_tcp_retransmits_total", Counter, &["service", "endpoint"], "TCP segments sent again, as the kernel counts them (not yet emitted)"),
     row("weft_config_revision", Gauge, &[], "Revision of the configuration in force"),
