@@ -63,9 +63,9 @@ impl Node {
         self.listen
     }
 
-    /// Resident memory in bytes.
-    pub fn rss(&self) -> Result<u64> {
-        Ok(self.server.usage()?.rss)
+    /// Resident bytes once they have stopped moving.
+    pub async fn settled_rss(&self) -> Result<u64> {
+        self.server.settled_rss().await
     }
 
     /// Loads the proxy in a closed loop, or at a rate with the built-in generator.
