@@ -40,6 +40,7 @@ pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
     report.check("memory grew by", grown / f64::from(1 << 20), "MiB", Bound::AtMost(LIMIT));
     report.info("for each key", grown / f64::from(bench.keys), "bytes");
     match node.limits().await {
+        Ok(limits) if limits.is_empty() => eprintln!("  no count of keys: /limits is empty"),
         Ok(limits) => report.info("keys counted now", limits.iter().filter_map(|l| l.keys).sum::<u64>() as f64, ""),
         Err(error) => eprintln!("  no count of keys: {error:#}"),
     }
