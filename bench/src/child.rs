@@ -99,6 +99,20 @@ impl Server {
         machine::group_usage(self.pid())
     }
 
+    /// Resident bytes once they have stopped moving for a second, or after ten seconds.
+    pub async fn settled_rss(&self) -> Result<u64> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let mut last = self.usage()?.rss;
+        let mut still = 0;
+        while still < 5 && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let now = self.usage()?.rss;
+            still = if now.abs_diff(last) * 1000 <= last { still + 1 } else { 0 };
+            last = now;
+        }
+        Ok(last)
+    }
+
     /// Waits until `addr` accepts a connection, and fails early, with the output's end, when the process leaves first.
     pub async fn ready(&mut self, addr: SocketAddr, within: Duration) -> Result<()> {
         let deadline = Instant::now() + within;

@@ -1,7 +1,7 @@
 //! What an idle keep-alive connection costs in memory.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -52,7 +52,7 @@ pub async fn run(args: Args) -> Result<Verdict> {
     for _ in 0..WARM_UP {
         warm_up.get().await.context("while warming up")?;
     }
-    let before = settled(&server).await?;
+    let before = server.settled_rss().await?;
     let mut probes = Vec::new();
     for number in 0..args.connections {
         let mut probe = Probe::connect(listen).await.with_context(|| format!("connection {number}"))?;
@@ -60,12 +60,12 @@ pub async fn run(args: Args) -> Result<Verdict> {
         probe.rest();
         probes.push(probe);
     }
-    let after = settled(&server).await?;
+    let after = server.settled_rss().await?;
     for (number, probe) in probes.iter_mut().enumerate() {
         probe.get().await.with_context(|| format!("connection {number} was not held"))?;
         probe.rest();
     }
-    let again = settled(&server).await?;
+    let again = server.settled_rss().await?;
 
     let each = |rss: u64| rss.saturating_sub(before) as f64 / 1024.0 / f64::from(args.connections);
     let mib = |rss: u64| rss as f64 / f64::from(1 << 20);
@@ -77,18 +77,4 @@ pub async fn run(args: Args) -> Result<Verdict> {
         return Ok(Verdict::Fail);
     }
     Ok(Verdict::Pass)
-}
-
-/// The memory once it has stopped moving for a second, or after ten seconds.
-async fn settled(server: &Server) -> Result<u64> {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    let mut last = server.usage()?.rss;
-    let mut still = 0;
-    while still < 5 && Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        let now = server.usage()?.rss;
-        still = if now.abs_diff(last) * 1000 <= last { still + 1 } else { 0 };
-        last = now;
-    }
-    Ok(last)
 }

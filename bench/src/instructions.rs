@@ -18,7 +18,7 @@ use crate::machine;
 use crate::origin::Origin;
 use crate::probe::Probe;
 use crate::table::Table;
-use crate::weft;
+use crate::weft::{self, Site};
 
 /// Requests of the short and the long run.
 const REQUESTS: [u32; 2] = [1_000, 5_000];
@@ -34,7 +34,7 @@ pub struct Args {
     #[arg(long)]
     weft: Option<PathBuf>,
     /// Measure only these
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Subject::Weft, Subject::Floor])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Subject::ALL)]
     only: Vec<Subject>,
     /// Write what is measured to bench/baseline.json
     #[arg(long)]
@@ -47,20 +47,76 @@ pub struct Args {
 /// What can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Subject {
-    /// The data plane.
+    /// The data plane, without a policy.
     Weft,
+    /// Every policy is on, for another service than the one that is measured.
+    WeftOther,
+    /// Every policy is on for the service that is measured, and none ever refuses, retries or waits.
+    WeftAll,
     /// The smallest proxy on hyper.
     Floor,
 }
 
 impl Subject {
+    const ALL: [Self; 4] = [Self::Weft, Self::WeftOther, Self::WeftAll, Self::Floor];
+
     fn name(self) -> &'static str {
         match self {
             Self::Weft => "weft",
+            Self::WeftOther => "weft-other",
+            Self::WeftAll => "weft-all",
             Self::Floor => "floor",
         }
     }
+
+    /// How many times the instructions of `weft` it may take.
+    fn ratio_bound(self) -> Option<f64> {
+        match self {
+            Self::WeftOther => Some(1.01),
+            Self::WeftAll => Some(1.15),
+            Self::Weft | Self::Floor => None,
+        }
+    }
+
+    /// The arguments of the proxy, with its configuration written.
+    fn proxy_args(self, dir: &TempDir, listen: SocketAddr, upstream: SocketAddr) -> Result<Vec<OsString>> {
+        let endpoints = &[upstream];
+        let site = Site { name: "hello", listen, endpoints, filters: "", policy: "" };
+        let config = match self {
+            Self::Floor => return Ok(crate::floor::proxy_args(listen, upstream)),
+            Self::Weft => site.yaml(),
+            Self::WeftAll => Site { policy: EVERY_POLICY, ..site }.yaml(),
+            // With a listener of its own: routes of the one that is measured are as many as without it.
+            Self::WeftOther => {
+                let other = Site { name: "other", listen: free_port()?, policy: EVERY_POLICY, ..site };
+                site.yaml() + &other.yaml()
+            }
+        };
+        weft::args(dir, &config, 1, free_port()?)
+    }
 }
+
+/// Every policy that a request can meet, each set so that it looks at the request and lets it pass. Health checks are
+/// off: they are no part of a request.
+const EVERY_POLICY: &str = "\
+loadBalancer: {type: PeakEWMA}
+connectionPool: {maxConnections: 1000, maxPendingRequests: 1000, maxRequests: 1000, maxRequestsPerConnection: 1000000}
+circuitBreaker:
+  consecutiveFailures: 5
+  failureRate: {percent: 50, minimumRequests: 20, window: 10s}
+  slowCalls: {threshold: 10s, percent: 50, minimumRequests: 20}
+retry: {attempts: 2, retryOn: [connect-failure, refused-stream, reset-before-request, reset, 5xx], perTryTimeout: 10s}
+retryBudget: {percent: 20, minPerSecond: 10, ttl: 10s}
+hedge: {after: 1s}
+rateLimit:
+- {requests: 100000000, per: 1s, burst: 100000000, key: global}
+- {requests: 100000000, per: 1s, burst: 100000000, key: {header: x-user}}
+concurrency: {adaptive: {algorithm: Gradient, min: 100, max: 1000}}
+timeouts: {connect: 10s, request: 15s, idle: 5m}
+fault: {delay: {fixed: 1s, percent: 0}, abort: {status: 503, percent: 0}}";
+
+/// What every request to every subject carries besides `Host`: a limit is keyed by it.
+const HEADERS: &str = "x-user: alice\r\n";
 
 /// `bench/baseline.json`.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -85,12 +141,16 @@ pub async fn run(args: Args) -> Result<Verdict> {
     let mut table = Table::new(["proxy", "instructions/request", "baseline", "change", "verdict"]);
     let mut measured = BTreeMap::new();
     let mut worse = false;
+    let mut binary = None;
     for subject in args.only {
-        let binary = match subject {
-            Subject::Weft => weft::binary(args.weft.clone()).await?,
+        let program = match subject {
             Subject::Floor => std::env::current_exe()?,
+            _ => match &binary {
+                Some(built) => PathBuf::clone(built),
+                None => binary.insert(weft::binary(args.weft.clone()).await?).clone(),
+            },
         };
-        let now = per_request(subject, binary, args.keep.as_deref()).await?;
+        let now = per_request(subject, program, args.keep.as_deref()).await?;
         measured.insert(subject.name(), now);
         let before = baseline.instructions_per_request.insert(subject.name().to_owned(), now);
         let change = before.map(|before| now as f64 / before as f64 - 1.0);
@@ -113,6 +173,7 @@ pub async fn run(args: Args) -> Result<Verdict> {
     if let (Some(weft), Some(floor)) = (measured.get("weft"), measured.get("floor")) {
         println!("weft adds {} instructions to the floor", weft.saturating_sub(*floor));
     }
+    let over = print_ratios(&measured);
     let rustc = rustc_version();
     if baseline.rustc != rustc && !baseline.rustc.is_empty() {
         println!("the baseline was measured with {}, this is {rustc}", baseline.rustc);
@@ -121,9 +182,29 @@ pub async fn run(args: Args) -> Result<Verdict> {
         baseline.rustc = rustc;
         std::fs::write(&path, serde_json::to_string_pretty(&baseline)? + "\n")?;
         println!("wrote {}", path.display());
-        return Ok(Verdict::Pass);
+        return Ok(if over { Verdict::Fail } else { Verdict::Pass });
     }
-    Ok(if worse { Verdict::Fail } else { Verdict::Pass })
+    Ok(if worse || over { Verdict::Fail } else { Verdict::Pass })
+}
+
+/// What policies cost, as a multiple of Weft without any, and whether one is above its bound.
+fn print_ratios(measured: &BTreeMap<&str, u64>) -> bool {
+    let Some(weft) = measured.get(Subject::Weft.name()) else { return false };
+    let mut table = Table::new(["policies", "÷ weft", "bound", "verdict"]);
+    let mut over = false;
+    let mut rows = 0;
+    for subject in Subject::ALL {
+        let (Some(bound), Some(count)) = (subject.ratio_bound(), measured.get(subject.name())) else { continue };
+        let ratio = *count as f64 / *weft as f64;
+        let verdict = if ratio > bound { "FAIL" } else { "PASS" };
+        over |= ratio > bound;
+        rows += 1;
+        table.row([subject.name().to_owned(), format!("{ratio:.4}"), format!("≤ {bound:.2}"), verdict.to_owned()]);
+    }
+    if rows > 0 {
+        print!("\n{table}");
+    }
+    over
 }
 
 async fn per_request(subject: Subject, binary: PathBuf, keep: Option<&std::path::Path>) -> Result<u64> {
@@ -148,10 +229,7 @@ async fn count_instructions(subject: Subject, binary: &std::path::Path, requests
     let out = dir.path().join("callgrind.out");
     let mut args: Vec<OsString> = vec!["--tool=callgrind".into(), "--trace-children=no".into()];
     args.extend([format!("--callgrind-out-file={}", out.display()).into(), binary.into()]);
-    args.extend(match subject {
-        Subject::Weft => weft::proxy_args(dir, listen, origin.addr())?,
-        Subject::Floor => crate::floor::proxy_args(listen, origin.addr()),
-    });
+    args.extend(subject.proxy_args(dir, listen, origin.addr())?);
     let mut server = Server::start(subject.name(), None, dir, "valgrind", &args)?;
     server.ready(listen, PATIENCE).await?;
     drive(listen, requests).await?;
@@ -162,7 +240,7 @@ async fn count_instructions(subject: Subject, binary: &std::path::Path, requests
 
 async fn drive(target: SocketAddr, requests: u32) -> Result<()> {
     let work = async {
-        let mut probe = Probe::connect(target).await?;
+        let mut probe = Probe::with_headers(target, HEADERS).await?;
         for number in 0..requests {
             probe.get().await.with_context(|| format!("request {number}"))?;
         }
@@ -185,6 +263,14 @@ fn rustc_version() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_ratio_above_its_bound_fails() {
+        let with_all = |count| print_ratios(&BTreeMap::from([("weft", 1_000), ("weft-all", count)]));
+        assert!(!with_all(1_150));
+        assert!(with_all(1_151));
+        assert!(!print_ratios(&BTreeMap::from([("weft-all", 9_999)])), "nothing to compare with");
+    }
 
     #[test]
     fn parts_are_summed() {

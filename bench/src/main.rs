@@ -3,6 +3,7 @@
 //! * `peers`: CPU per request of Weft beside nginx, HAProxy and Envoy, interleaved in one run.
 //! * `instructions`: user instructions per request, stable enough to be a regression gate.
 //! * `idle`: memory of an idle keep-alive connection.
+//! * `resilience`: what the resilience features must show, with bounds.
 //! * `load`: a small load generator, closed loop or at a fixed rate.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "tables go to stdout, progress to stderr")]
 
@@ -15,6 +16,7 @@ mod machine;
 mod origin;
 mod peers;
 mod probe;
+mod resilience;
 mod stats;
 mod table;
 mod weft;
@@ -41,6 +43,8 @@ enum Verb {
     Instructions(instructions::Args),
     /// Hold idle keep-alive connections and print what each costs in memory
     Idle(idle::Args),
+    /// Let origins misbehave and check what clients and origins see of it against bounds
+    Resilience(resilience::Args),
     /// Load one URL, closed loop or at a fixed rate, and print the latency distribution
     Load(load::Args),
     /// The smallest proxy that can be written on hyper: the floor that Weft is compared with
@@ -85,6 +89,7 @@ async fn dispatch(verb: Verb) -> Result<Verdict> {
         Verb::Peers(args) => peers::run(args).await,
         Verb::Instructions(args) => instructions::run(args).await,
         Verb::Idle(args) => idle::run(args).await,
+        Verb::Resilience(args) => resilience::run(args).await,
         Verb::Load(args) => load::run(args).await,
         Verb::FloorProxy(args) => floor::run(args).await,
     }

@@ -1,5 +1,6 @@
 //! A client that does no more than it must: the same request bytes again and again on one connection.
 
+use std::io::Write;
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail};
@@ -25,15 +26,39 @@ struct Head {
 impl Probe {
     /// Connects to `target`.
     pub async fn connect(target: SocketAddr) -> Result<Self> {
+        Self::with_headers(target, "").await
+    }
+
+    /// Connects to `target`; every request carries these header lines, each with its end of line.
+    pub async fn with_headers(target: SocketAddr, headers: &str) -> Result<Self> {
         let stream = TcpStream::connect(target).await.with_context(|| format!("connect to {target}"))?;
         stream.set_nodelay(true)?;
-        let request = format!("GET / HTTP/1.1\r\nHost: {target}\r\n\r\n").into_bytes();
+        let request = format!("GET / HTTP/1.1\r\nHost: {target}\r\n{headers}\r\n").into_bytes();
         Ok(Self { stream, request, buffer: Vec::new() })
     }
 
     /// Sends one request and returns the length of the answer's body; anything but a complete 200 that keeps the
     /// connection open is an error.
     pub async fn get(&mut self) -> Result<usize> {
+        let head = self.exchange().await?;
+        if head.status != 200 || head.close {
+            bail!("the answer was {}, {}", head.status, if head.close { "and closes" } else { "not 200" });
+        }
+        Ok(head.length)
+    }
+
+    /// Sends one request with other headers than the usual ones and returns the answer's status.
+    pub async fn status(&mut self, target: SocketAddr, headers: &str) -> Result<u16> {
+        self.request.clear();
+        write!(self.request, "GET / HTTP/1.1\r\nHost: {target}\r\n{headers}\r\n")?;
+        let head = self.exchange().await?;
+        if head.close {
+            bail!("the answer was {} and closes", head.status);
+        }
+        Ok(head.status)
+    }
+
+    async fn exchange(&mut self) -> Result<Head> {
         self.stream.write_all(&self.request).await?;
         self.buffer.clear();
         let head = loop {
@@ -45,10 +70,7 @@ impl Probe {
         while self.buffer.len() < head.end + head.length {
             self.fill().await?;
         }
-        if head.status != 200 || head.close {
-            bail!("the answer was {}, {}", head.status, if head.close { "and closes" } else { "not 200" });
-        }
-        Ok(head.length)
+        Ok(head)
     }
 
     async fn fill(&mut self) -> Result<()> {

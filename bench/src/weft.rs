@@ -35,19 +35,62 @@ pub async fn binary(given: Option<PathBuf>) -> Result<PathBuf> {
 
 /// The arguments of `weft proxy` for one listener in front of one endpoint, on one worker.
 pub fn proxy_args(dir: &TempDir, listen: SocketAddr, upstream: SocketAddr) -> Result<Vec<OsString>> {
-    let config = dir.write("weft.yaml", config(listen, upstream))?;
-    let admin = free_port()?.to_string();
+    let site = Site { name: "hello", listen, endpoints: &[upstream], filters: "", policy: "" };
+    args(dir, &site.yaml(), 1, free_port()?)
+}
+
+/// The arguments of `weft proxy` with this configuration, which is written to [`CONFIG`] in `dir`.
+pub fn args(dir: &TempDir, config: &str, workers: u32, admin: SocketAddr) -> Result<Vec<OsString>> {
+    let config = dir.write(CONFIG, config)?;
     let mut args: Vec<OsString> = vec!["proxy".into(), "--config".into(), config.into()];
-    args.extend(["--workers", "1", "--admin", &admin].map(OsString::from));
+    let (workers, admin) = (workers.to_string(), admin.to_string());
+    args.extend(["--workers", &workers, "--admin", &admin, "--drain-timeout", "2s"].map(OsString::from));
     Ok(args)
 }
 
-/// The smallest useful configuration, with ports of our own.
-fn config(listen: SocketAddr, upstream: SocketAddr) -> String {
-    format!(
-        "apiVersion: gateway.networking.k8s.io/v1
+/// The configuration's file name.
+pub const CONFIG: &str = "weft.yaml";
+
+/// The smallest useful configuration: a listener, a route that takes everything, a service, and a policy on it.
+pub struct Site<'a> {
+    /// Of every object.
+    pub name: &'a str,
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Of the service.
+    pub endpoints: &'a [SocketAddr],
+    /// Filters of the only rule, as YAML in one line; empty for none.
+    pub filters: &'a str,
+    /// Fields of the TrafficPolicy on the service, a line each; empty for no policy.
+    pub policy: &'a str,
+}
+
+impl Site<'_> {
+    /// As documents, the last one ended: several sites can follow each other in one file.
+    pub fn yaml(&self) -> String {
+        let Self { name, listen, endpoints, filters, policy } = self;
+        let filters = if filters.is_empty() { String::new() } else { format!("\n    filters: {filters}") };
+        let endpoints: String = endpoints
+            .iter()
+            .map(|endpoint| format!("\n  - {{address: {}, port: {}}}", endpoint.ip(), endpoint.port()))
+            .collect();
+        let policy: String = policy.lines().map(|line| format!("\n  {line}")).collect();
+        let policy = match policy.as_str() {
+            "" => String::new(),
+            fields => format!(
+                "apiVersion: weft.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {{name: {name}}}
+spec:
+  targetRefs: [{{group: weft.dev, kind: Service, name: {name}}}]{fields}
+---
+"
+            ),
+        };
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
-metadata: {{name: edge}}
+metadata: {{name: {name}}}
 spec:
   gatewayClassName: weft
   addresses: [{{type: IPAddress, value: {listen_ip}}}]
@@ -55,22 +98,22 @@ spec:
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
-metadata: {{name: all}}
+metadata: {{name: {name}}}
 spec:
-  parentRefs: [{{name: edge}}]
+  parentRefs: [{{name: {name}}}]
   rules:
-  - backendRefs: [{{group: weft.dev, kind: Service, name: hello, port: 80}}]
+  - backendRefs: [{{group: weft.dev, kind: Service, name: {name}, port: 80}}]{filters}
 ---
 apiVersion: weft.dev/v1alpha1
 kind: Service
-metadata: {{name: hello}}
+metadata: {{name: {name}}}
 spec:
   ports: [{{name: http, port: 80, appProtocol: http}}]
-  endpoints: [{{address: {upstream_ip}, port: {upstream_port}}}]
-",
-        listen_ip = listen.ip(),
-        listen_port = listen.port(),
-        upstream_ip = upstream.ip(),
-        upstream_port = upstream.port(),
-    )
+  endpoints:{endpoints}
+---
+{policy}",
+            listen_ip = listen.ip(),
+            listen_port = listen.port(),
+        )
+    }
 }

@@ -47,9 +47,12 @@ impl Tool {
         }
     }
 
-    fn command(self, url: &str, connections: u32, seconds: u32, dir: &TempDir) -> Result<Vec<OsString>> {
-        let seconds = seconds.to_string();
+    fn command(self, job: &Job, dir: &TempDir) -> Result<Vec<OsString>> {
+        let url = &format!("http://{}/", job.target);
+        let seconds = job.seconds.to_string();
+        let connections = job.connections;
         let args: Vec<OsString> = match self {
+            _ if job.rate.is_some() && self != Self::Own => bail!("only the built-in generator keeps a rate"),
             Self::Wrk => {
                 let script = dir.write("summary.lua", WRK_SUMMARY)?;
                 let connections = format!("-c{connections}");
@@ -66,21 +69,39 @@ impl Tool {
                 let exe = std::env::current_exe().context("find this program")?;
                 let connections = connections.to_string();
                 let options = ["load", url, "--json", "--connections", &connections, "--seconds", &seconds];
-                [exe.into()].into_iter().chain(options.map(OsString::from)).collect()
+                let rate = job.rate.map(|rate| OsString::from(format!("--rate={rate}")));
+                [exe.into()].into_iter().chain(options.map(OsString::from)).chain(rate).collect()
             }
         };
         Ok(args)
     }
 }
 
-/// Loads `target` from one CPU for some seconds.
-pub async fn run(tool: Tool, cpu: usize, target: SocketAddr, connections: u32, seconds: u32) -> Result<Outcome> {
+/// What to load, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Job {
+    /// Where.
+    pub target: SocketAddr,
+    /// Connections, each with one request in flight (fewer connections with more streams for HTTP/2).
+    pub connections: u32,
+    /// How long.
+    pub seconds: u32,
+    /// Requests per second over all connections; closed loop without. Only for [`Tool::Own`].
+    pub rate: Option<u32>,
+    /// The CPU to load from; without, the kernel chooses.
+    pub cpu: Option<usize>,
+}
+
+/// Loads. Ends the tool when the future is dropped.
+pub async fn run(tool: Tool, job: Job) -> Result<Outcome> {
     let dir = TempDir::new("load")?;
-    let args = tool.command(&format!("http://{target}/"), connections, seconds, &dir)?;
-    let mut command = tokio::process::Command::new("taskset");
-    command.args(["-c", &cpu.to_string()]).args(args);
-    command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = command.output().await.context("start taskset (package util-linux)")?;
+    let mut args = tool.command(&job, &dir)?;
+    if let Some(cpu) = job.cpu {
+        args.splice(0..0, ["taskset", "-c", &cpu.to_string()].map(OsString::from));
+    }
+    let mut command = tokio::process::Command::new(&args[0]);
+    command.args(&args[1..]).stdin(Stdio::null()).kill_on_drop(true);
+    let output = command.output().await.with_context(|| format!("start {}", args[0].display()))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let outcome = match tool {
         Tool::Wrk => text.lines().find_map(|line| serde_json::from_str(line.strip_prefix("outcome ")?).ok()),
@@ -119,6 +140,7 @@ fn parse_h2load(text: &str) -> Option<Outcome> {
         p99_us: None,
         non_2xx: status.iter().map(|(count, _)| count).sum::<u64>() - ok,
         socket_errors: pick(&requests, "errored")? + pick(&requests, "timeout")?,
+        ..Outcome::default()
     })
 }
 

@@ -1,6 +1,7 @@
 //! The load generator: one task per connection on one thread, latencies in an HDR histogram.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use hdrhistogram::Histogram;
-use http::{HeaderValue, Request, Uri, header::HOST};
+use http::{HeaderValue, Request, StatusCode, Uri, header::HOST};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -70,7 +71,8 @@ impl Plan {
 /// Counts of all connections together. A request that is still on its way at the end is not counted.
 pub struct Report {
     latency: Histogram<u64>,
-    non_2xx: u64,
+    started: u64,
+    statuses: BTreeMap<u16, u64>,
     socket_errors: u64,
     bytes: u64,
     elapsed: Duration,
@@ -85,8 +87,10 @@ impl Report {
             seconds: self.elapsed.as_secs_f64(),
             p50_us: percentile(0.5),
             p99_us: percentile(0.99),
-            non_2xx: self.non_2xx,
+            non_2xx: self.statuses.iter().filter(|(status, _)| !(200..300).contains(*status)).map(|(_, n)| n).sum(),
             socket_errors: self.socket_errors,
+            unanswered: self.started - self.latency.len() - self.socket_errors,
+            statuses: self.statuses.clone(),
         }
     }
 
@@ -100,7 +104,7 @@ impl Report {
         for (name, at) in [("50%", 0.5), ("90%", 0.9), ("99%", 0.99), ("99.9%", 0.999), ("max", 1.0)] {
             println!("  {name:>6} {:>10.3} ms", self.latency.value_at_quantile(at) as f64 / 1e6);
         }
-        println!("errors: {} not 2xx, {} on sockets", self.non_2xx, self.socket_errors);
+        println!("errors: {} not 2xx, {} on sockets", outcome.non_2xx, outcome.socket_errors);
     }
 }
 
@@ -109,7 +113,8 @@ pub async fn run(plan: Plan) -> Result<Report> {
     let plan = Rc::new(plan);
     let report = Rc::new(RefCell::new(Report {
         latency: Histogram::new_with_bounds(1_000, 3_600_000_000_000, 3)?,
-        non_2xx: 0,
+        started: 0,
+        statuses: BTreeMap::new(),
         socket_errors: 0,
         bytes: 0,
         elapsed: Duration::ZERO,
@@ -160,11 +165,12 @@ impl Connection {
                 }
             }
             due = due.zip(plan.interval).map(|(at, every)| at + every);
+            self.report.borrow_mut().started += 1;
             match tokio::time::timeout(TIMEOUT, self.exchange(&mut sender)).await {
-                Ok(Ok((ok, bytes))) => {
+                Ok(Ok((status, bytes))) => {
                     let mut report = self.report.borrow_mut();
                     report.latency.saturating_record(u64::try_from(from.elapsed().as_nanos())?);
-                    report.non_2xx += u64::from(!ok);
+                    *report.statuses.entry(status.as_u16()).or_default() += 1;
                     report.bytes += bytes;
                 }
                 Ok(Err(_)) | Err(_) => {
@@ -176,8 +182,8 @@ impl Connection {
         }
     }
 
-    /// One request and its whole answer: whether it was 2xx, and how long its body was.
-    async fn exchange(&self, sender: &mut Option<SendRequest<Empty<Bytes>>>) -> Result<(bool, u64)> {
+    /// One request and its whole answer: its status, and how long its body was.
+    async fn exchange(&self, sender: &mut Option<SendRequest<Empty<Bytes>>>) -> Result<(StatusCode, u64)> {
         // The server may close after any answer; a new connection then is no error.
         if let Some(open) = sender.as_mut()
             && open.ready().await.is_err()
@@ -189,13 +195,13 @@ impl Connection {
             None => sender.insert(connect(self.plan.target).await?),
         };
         let response = open.send_request(self.plan.request()?).await?;
-        let ok = response.status().is_success();
+        let status = response.status();
         let mut body = response.into_body();
         let mut bytes = 0;
         while let Some(frame) = body.frame().await {
             bytes += frame?.data_ref().map_or(0, |data| data.len() as u64);
         }
-        Ok((ok, bytes))
+        Ok((status, bytes))
     }
 }
 

@@ -3,13 +3,14 @@
 mod external;
 mod generator;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use http::Uri;
 use serde::{Deserialize, Serialize};
 
-pub use external::{Tool, run as run_external};
+pub use external::{Job, Tool, run as run_external};
 
 use crate::Verdict;
 
@@ -48,12 +49,29 @@ pub struct Outcome {
     pub non_2xx: u64,
     /// Failed connects, reads and writes, and time-outs.
     pub socket_errors: u64,
+    /// Requests that were still on their way at the end; only the built-in generator tells.
+    #[serde(default)]
+    pub unanswered: u64,
+    /// Answers by status; only the built-in generator tells.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub statuses: BTreeMap<u16, u64>,
 }
 
 impl Outcome {
     /// Everything that went wrong.
     pub fn errors(&self) -> u64 {
         self.non_2xx + self.socket_errors
+    }
+
+    /// Requests that were sent.
+    pub fn sent(&self) -> u64 {
+        self.requests + self.socket_errors + self.unanswered
+    }
+
+    /// The share of 2xx in everything that ended, in percent.
+    pub fn success_percent(&self) -> f64 {
+        let ended = self.requests + self.socket_errors;
+        self.requests.saturating_sub(self.non_2xx) as f64 * 100.0 / ended.max(1) as f64
     }
 
     /// Answers per second.

@@ -118,7 +118,7 @@ pub async fn run(args: Args) -> Result<Verdict> {
     for round in 0..=args.rounds {
         // The first round only warms up.
         let seconds = if round == 0 { 1 } else { args.seconds };
-        let baseline = load::run_external(tool, cores.load, upstream.direct, args.connections, seconds).await?;
+        let baseline = load::run_external(tool, job(cores.load, upstream.direct, args.connections, seconds)).await?;
         if baseline.errors() > 0 {
             bail!("the load side fails without any proxy: {baseline:?}");
         }
@@ -168,7 +168,7 @@ async fn turn(
 ) -> Result<Turn> {
     let before = contender.server().usage()?;
     let start = Instant::now();
-    let outcome = load::run_external(tool, load_cpu, contender.addr(), connections, seconds).await?;
+    let outcome = load::run_external(tool, job(load_cpu, contender.addr(), connections, seconds)).await?;
     let elapsed = start.elapsed();
     let after = contender.server().usage().with_context(|| format!("{} after its load", contender.kind().name()))?;
     let per_request =
@@ -181,6 +181,10 @@ async fn turn(
         rss_mib: after.rss as f64 / f64::from(1 << 20),
         outcome,
     })
+}
+
+fn job(cpu: usize, target: std::net::SocketAddr, connections: u32, seconds: u32) -> load::Job {
+    load::Job { target, connections, seconds, rate: None, cpu: Some(cpu) }
 }
 
 /// nginx with a static answer, on the CPU of the load.

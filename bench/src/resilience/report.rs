@@ -1,0 +1,188 @@
+//! Figures, their bounds and verdicts.
+
+use serde::Serialize;
+
+use crate::machine;
+use crate::table::Table;
+
+/// Everything that was measured, as `--json` writes it.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    machine: String,
+    #[serde(skip)]
+    scenario: &'static str,
+    figures: Vec<Figure>,
+}
+
+/// One row.
+#[derive(Debug, Serialize)]
+struct Figure {
+    scenario: &'static str,
+    figure: String,
+    /// `null` when it could not be measured.
+    value: Option<f64>,
+    unit: &'static str,
+    bound: Option<String>,
+    /// `null` without a bound.
+    pass: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+}
+
+/// What a value must keep to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Bound {
+    AtLeast(f64),
+    AtMost(f64),
+    Between(f64, f64),
+}
+
+impl Bound {
+    fn holds(self, value: f64) -> bool {
+        match self {
+            Self::AtLeast(least) => value >= least,
+            Self::AtMost(most) => value <= most,
+            Self::Between(least, most) => (least..=most).contains(&value),
+        }
+    }
+
+    fn text(self, unit: &str) -> String {
+        match self {
+            Self::AtLeast(least) => format!("≥ {}", number(least, unit)),
+            Self::AtMost(most) => format!("≤ {}", number(most, unit)),
+            Self::Between(least, most) => format!("{} … {}", number(least, ""), number(most, unit)),
+        }
+    }
+}
+
+impl Report {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self { machine: machine::describe(), scenario: "", figures: Vec::new() }
+    }
+
+    /// What follows belongs to this scenario.
+    pub fn scenario(&mut self, name: &'static str) {
+        self.scenario = name;
+    }
+
+    /// A figure that says something but has no bound.
+    pub fn info(&mut self, figure: impl Into<String>, value: f64, unit: &'static str) {
+        self.push(figure.into(), Some(value), unit, None, None, None);
+    }
+
+    /// A figure with its bound.
+    pub fn check(&mut self, figure: impl Into<String>, value: f64, unit: &'static str, bound: Bound) {
+        let pass = bound.holds(value);
+        self.push(figure.into(), Some(value), unit, Some(bound.text(unit)), Some(pass), None);
+    }
+
+    /// A figure that could not be measured, which fails.
+    pub fn missing(&mut self, figure: impl Into<String>, why: &str) {
+        self.push(figure.into(), None, "", None, Some(false), Some(why.to_owned()));
+    }
+
+    /// The scenario ended with an error, which fails.
+    pub fn broken(&mut self, error: &str) {
+        self.missing("the whole scenario", error);
+    }
+
+    fn push(
+        &mut self,
+        figure: String,
+        value: Option<f64>,
+        unit: &'static str,
+        bound: Option<String>,
+        pass: Option<bool>,
+        note: Option<String>,
+    ) {
+        let figure = Figure { scenario: self.scenario, figure, value, unit, bound, pass, note };
+        eprintln!("  {}: {} {}", figure.figure, figure.text(), figure.verdict());
+        self.figures.push(figure);
+    }
+
+    /// Whether every bound held.
+    pub fn passed(&self) -> bool {
+        self.figures.iter().all(|figure| figure.pass != Some(false))
+    }
+
+    /// One row for each figure.
+    pub fn table(&self) -> Table {
+        let mut table = Table::new(["scenario: figure", "measured", "bound", "verdict"]);
+        for figure in &self.figures {
+            table.row([
+                format!("{}: {}", figure.scenario, figure.figure),
+                figure.text(),
+                figure.bound.clone().unwrap_or_else(|| "–".into()),
+                figure.verdict().to_owned(),
+            ]);
+        }
+        table
+    }
+}
+
+impl Figure {
+    fn text(&self) -> String {
+        match (self.value, &self.note) {
+            (Some(value), _) => number(value, self.unit),
+            (None, note) => note.clone().unwrap_or_else(|| "–".into()),
+        }
+    }
+
+    fn verdict(&self) -> &'static str {
+        match self.pass {
+            Some(true) => "PASS",
+            Some(false) => "FAIL",
+            None => "",
+        }
+    }
+}
+
+/// Counts without a fraction, shares with as many digits as the bound of 99.99 % needs.
+fn number(value: f64, unit: &str) -> String {
+    let digits = match unit {
+        "" => 0,
+        "%" | "×" => 3,
+        _ => 1,
+    };
+    let text = format!("{value:.digits$}");
+    if unit.is_empty() { text } else { format!("{text} {unit}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_passes_when_every_bound_holds() {
+        let mut report = Report::new();
+        report.scenario("storm");
+        report.info("without a bound", 1.0, "");
+        report.check("inside", 99.99, "%", Bound::AtLeast(99.99));
+        assert!(report.passed());
+        report.check("outside", 2.0, "ms", Bound::AtMost(1.5));
+        assert!(!report.passed());
+        let table = report.table().to_string();
+        assert!(table.contains("| storm: inside          | 99.990 % | ≥ 99.990 % |    PASS |"), "{table}");
+        assert!(table.contains("2.0 ms |   ≤ 1.5 ms |    FAIL |"), "{table}");
+    }
+
+    #[test]
+    fn what_could_not_be_measured_fails() {
+        let mut report = Report::new();
+        report.missing("time", "never seen");
+        assert!(!report.passed());
+    }
+
+    #[test]
+    fn bounds_include_their_ends() {
+        for (bound, inside, outside) in [
+            (Bound::AtLeast(1.0), 1.0, 0.9),
+            (Bound::AtMost(1.0), 1.0, 1.1),
+            (Bound::Between(1.0, 2.0), 2.0, 2.1),
+            (Bound::Between(1.0, 2.0), 1.0, 0.9),
+        ] {
+            assert!(bound.holds(inside) && !bound.holds(outside), "{bound:?}");
+        }
+    }
+}
