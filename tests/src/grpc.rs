@@ -48,8 +48,8 @@ pub struct Calls {
 type Messages = Pin<Box<dyn Stream<Item = Result<Msg, Status>> + Send>>;
 
 /// Text of a message: `fail:CODE:MESSAGE` fails, `hang` never answers, anything else is echoed.
-#[derive(Clone)]
-struct Echo(Arc<Calls>);
+#[derive(Clone, Default)]
+pub(crate) struct Echo(Arc<Calls>);
 
 /// Counts itself when dropped while armed.
 struct Watch(Arc<Calls>, bool);

@@ -1,11 +1,12 @@
 //! Harness of the end-to-end tests: the `weft` binary as a child process, peers on both sides of it, and waiting.
 //!
-//! Read [`weft`] first (start, edit, drain, stop), then the upstreams ([`upstream`], [`tool`], [`wire`], [`grpc`],
-//! [`websocket`], [`nginx`], [`otlp`]) and the clients ([`client`], [`wire`], [`frames`], [`load`], [`curl`]).
+//! Read [`weft`] first (start, edit, drain, stop; [`endpoints`]: what the node says of its peers), then the upstreams
+//! ([`upstream`], [`tool`], [`unruly`], [`wire`], [`grpc`], [`websocket`], [`nginx`], [`otlp`]) and the clients ([`client`], [`wire`], [`frames`], [`load`], [`curl`]).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, clippy::print_stderr)]
 
 pub mod client;
 pub mod curl;
+pub mod endpoints;
 pub mod frames;
 pub mod grpc;
 pub mod load;
@@ -15,6 +16,7 @@ pub mod otlp;
 pub mod pki;
 pub mod ports;
 pub mod tool;
+pub mod unruly;
 pub mod upstream;
 pub mod websocket;
 pub mod weft;
@@ -26,6 +28,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub use client::{Client, Reply};
+pub use unruly::Unruly;
 pub use upstream::Upstream;
 pub use weft::{Options, Weft};
 pub use wire::{RawUpstream, Response, Wire};

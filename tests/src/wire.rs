@@ -71,6 +71,28 @@ impl Wire {
         Self { stream, buffer: Vec::new(), record: None }
     }
 
+    /// The server's side of a connection.
+    pub fn accepted(stream: TcpStream) -> Self {
+        let _ = stream.set_nodelay(true);
+        Self { stream, buffer: Vec::new(), record: None }
+    }
+
+    /// The first bytes that have come but are not used yet, left where they are; `None` at the end.
+    pub async fn peek(&mut self) -> Option<Vec<u8>> {
+        if !self.buffer.is_empty() {
+            return Some(self.buffer.clone());
+        }
+        let mut chunk = vec![0; 16 * 1024];
+        let count = self.stream.peek(&mut chunk).await.ok().filter(|count| *count > 0)?;
+        chunk.truncate(count);
+        Some(chunk)
+    }
+
+    /// Waits until the other side is gone; what it sends before is kept.
+    pub async fn gone(&mut self) {
+        while self.fill().await {}
+    }
+
     /// Sends; the other side may have closed already, which the next read will tell.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.stream.write_all(bytes.as_ref()).await;
@@ -159,7 +181,7 @@ impl Wire {
         }
         let chunked = response.header("transfer-encoding").is_some_and(|te| te.eq_ignore_ascii_case("chunked"));
         if chunked {
-            self.read_chunks(&mut response).await?;
+            (response.body, response.trailers) = self.read_chunked().await?;
         } else if let Some(length) = response.header("content-length") {
             let length = length.parse().unwrap();
             response.body = self.read_exact(length).await?;
@@ -170,7 +192,9 @@ impl Wire {
         Some(response)
     }
 
-    async fn read_chunks(&mut self, response: &mut Response) -> Option<()> {
+    /// A chunked body and its trailers; `None` when the connection ends before they are complete.
+    pub async fn read_chunked(&mut self) -> Option<(Vec<u8>, Vec<(String, String)>)> {
+        let (mut body, mut trailers) = (Vec::new(), Vec::new());
         loop {
             let line = self.read_until(b"\r\n").await?;
             let line = std::str::from_utf8(&line).unwrap().trim_end();
@@ -178,17 +202,17 @@ impl Wire {
             if size == 0 {
                 break;
             }
-            response.body.extend(self.read_exact(size).await?);
+            body.extend(self.read_exact(size).await?);
             assert_eq!(self.read_exact(2).await?, b"\r\n");
         }
         loop {
             let line = self.read_until(b"\r\n").await?;
             let line = String::from_utf8_lossy(&line).trim_end().to_owned();
             if line.is_empty() {
-                return Some(());
+                return Some((body, trailers));
             }
             let (name, value) = line.split_once(": ").expect("a trailer");
-            response.trailers.push((name.to_owned(), value.to_owned()));
+            trailers.push((name.to_owned(), value.to_owned()));
         }
     }
 
@@ -269,11 +293,10 @@ impl RawUpstream {
             async move {
                 let mut scripts = tokio::task::JoinSet::new();
                 while let Ok((stream, _)) = listener.accept().await {
-                    let _ = stream.set_nodelay(true);
                     let number = connections.fetch_add(1, Ordering::SeqCst);
                     let record = Arc::new(Mutex::new(Vec::new()));
                     received.lock().unwrap().push(record.clone());
-                    let run = script(Wire { stream, buffer: Vec::new(), record: Some(record) }, number);
+                    let run = script(Wire { record: Some(record), ..Wire::accepted(stream) }, number);
                     let ended = ended.clone();
                     scripts.spawn(async move {
                         run.await;

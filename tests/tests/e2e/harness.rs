@@ -4,8 +4,18 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
 use weft_tests::{
-    Client, RawUpstream, SOON, Upstream, Wire, client, curl::curl, eventually, grpc, load, metrics::Metrics,
-    nginx::Nginx, pki::Ca, ports, websocket,
+    Client, RawUpstream, SOON, Unruly, Upstream, Wire, client,
+    curl::curl,
+    eventually, grpc, load,
+    metrics::Metrics,
+    nginx::Nginx,
+    pki::Ca,
+    ports,
+    unruly::{
+        Mood,
+        grpc::{GrpcMood, UnrulyGrpc},
+    },
+    websocket,
 };
 
 #[test]
@@ -120,4 +130,130 @@ fn metrics_are_read_strictly() {
 #[tokio::test]
 async fn get_once_sees_a_refused_connection() {
     assert!(client::get_once(ports::refusing(), "a", "/").await.is_err());
+}
+
+#[tokio::test]
+async fn an_unruly_upstream_does_as_it_is_told() {
+    let upstream = Unruly::start("wild").await;
+    let ask = async |id: &str| {
+        let mut request = client::request("POST", "a", "/x", weft_tests::upstream::full("hello"));
+        request.headers_mut().insert("x-id", id.parse().unwrap());
+        Client::h1(upstream.addr).await?.send(request).await
+    };
+    let reply = ask("1").await.unwrap();
+    assert_eq!((reply.status.as_u16(), reply.text().as_str()), (200, "wild 1"));
+    upstream.set(Mood::Answer(503, "Retry-After: 7\r\n"));
+    let reply = ask("1").await.unwrap();
+    assert_eq!((reply.status.as_u16(), reply.header("retry-after")), (503, Some("7")));
+    assert_eq!((upstream.received("1"), upstream.arrivals()[1].body.as_slice()), (2, &b"hello"[..]));
+    for (id, mood, whole) in [
+        ("unread", Mood::ResetUnread, false),
+        ("head", Mood::ResetAfterHead, false),
+        ("half", Mood::ResetInRequest, false),
+        ("request", Mood::ResetAfterRequest, true),
+        ("response", Mood::ResetInHead, true),
+        ("noise", Mood::Garbage, true),
+    ] {
+        upstream.set(mood);
+        assert!(ask(id).await.is_err(), "{mood:?}");
+        eventually("it is recorded", SOON, async || upstream.received(id) == 1).await;
+        assert_eq!(upstream.arrivals().last().unwrap().whole, whole, "{mood:?}");
+    }
+    for mood in [Mood::Half, Mood::ResetInBody] {
+        upstream.set(mood);
+        let reply = ask("truncated").await.unwrap();
+        assert_eq!((reply.text().as_str(), reply.error.is_some()), ("0123456789", true), "{mood:?}");
+    }
+    upstream.set(Mood::ResetOnAccept);
+    let before = upstream.count();
+    assert!(ask("none").await.is_err() && upstream.count() == before);
+    upstream.set(Mood::Slow(Duration::from_millis(30), 204));
+    upstream.script([Mood::Answer(500, ""), Mood::Well]);
+    let mut statuses = Vec::new();
+    for _ in 0..3 {
+        statuses.push(ask("script").await.unwrap().status.as_u16());
+    }
+    assert_eq!(statuses, [500, 200, 204]);
+    let arrivals = upstream.arrivals();
+    assert!(arrivals.is_sorted_by_key(|arrival| arrival.at));
+}
+
+#[tokio::test]
+async fn an_unruly_upstream_fails_at_a_rate_goes_away_and_comes_back() {
+    let upstream = Unruly::start("wild").await;
+    upstream.set_share(Mood::Answer(503, ""), 30.0);
+    let mut client = Client::h1(upstream.addr).await.unwrap();
+    let mut failed = 0;
+    for _ in 0..300 {
+        failed += usize::from(client.get("a", "/").await.unwrap().status == 503);
+    }
+    assert!((60..=120).contains(&failed), "30 % of 300: {failed}");
+    upstream.set(Mood::Hang);
+    let mut wire = Wire::connect(upstream.addr).await;
+    wire.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    eventually("the request arrives", SOON, async || upstream.count() == 301).await;
+    wire.reset();
+    eventually("its end is noticed", SOON, async || upstream.cancelled() == 1).await;
+    upstream.stop().await;
+    assert!(Client::h1(upstream.addr).await.is_err() && client.get("a", "/").await.is_err());
+    upstream.set(Mood::Well);
+    upstream.listen().await;
+    assert_eq!(client::get_once(upstream.addr, "a", "/").await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn an_unruly_upstream_reads_chunks_and_trailers() {
+    let upstream = Unruly::start("wild").await;
+    let mut wire = Wire::connect(upstream.addr).await;
+    let request =
+        "PUT / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\nx-sum: 3\r\n\r\n";
+    assert_eq!(wire.exchange(request).await.status, 200);
+    let arrival = &upstream.arrivals()[0];
+    assert_eq!((arrival.body.as_slice(), arrival.trailers[0].1.as_str(), arrival.whole), (&b"abc"[..], "3", true));
+    wire.send("HEAD / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    assert_eq!(wire.response_to("HEAD").await.status, 200);
+    assert_eq!(wire.exchange("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.text(), "wild 3");
+}
+
+#[tokio::test]
+async fn an_unruly_grpc_server_does_as_it_is_told() {
+    let server = UnrulyGrpc::start("wild").await;
+    let mut client = grpc::GreeterClient::connect(server.upstream.addr, "grpc.local").await;
+    let mut ask = async || {
+        let mut call = tonic::Request::new(grpc::Msg::new("hi", 7));
+        call.metadata_mut().insert("x-id", "1".parse().unwrap());
+        client.unary(call).await
+    };
+    let reply = ask().await.unwrap();
+    assert_eq!(reply.metadata().get("x-upstream").unwrap(), "wild");
+    let code = tonic::Code::Unavailable;
+    for mood in [GrpcMood::TrailersOnly(code), GrpcMood::Trailers(code), GrpcMood::AfterMessage(code)] {
+        server.set(mood);
+        let error = ask().await.unwrap_err();
+        assert_eq!((error.code(), error.message()), (code, "told to fail"), "{mood:?}");
+    }
+    server.set(GrpcMood::Reset);
+    assert!(ask().await.is_err());
+    server.set(GrpcMood::Slow(Duration::from_millis(20)));
+    assert_eq!(ask().await.unwrap().into_inner().count, 7);
+    assert_eq!(server.received("1"), 6);
+
+    // Where the status stands.
+    let mut raw = Client::h2(server.upstream.addr).await.unwrap();
+    let call = || {
+        let path = format!("/{}/Unary", grpc::SERVICE);
+        let mut call = client::request("POST", "a", &path, weft_tests::upstream::full(&b"\0\0\0\0\x04\x0a\x02hi"[..]));
+        call.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+        call
+    };
+    server.set(GrpcMood::TrailersOnly(code));
+    let reply = raw.send(call()).await.unwrap();
+    assert_eq!((reply.header("grpc-status"), reply.body.len()), (Some("14"), 0));
+    server.set(GrpcMood::Trailers(code));
+    let reply = raw.send(call()).await.unwrap();
+    assert_eq!((reply.header("grpc-status"), reply.body.len()), (None, 0));
+    assert_eq!(reply.trailers.unwrap()["grpc-status"], "14");
+    server.set(GrpcMood::AfterMessage(code));
+    let reply = raw.send(call()).await.unwrap();
+    assert!(!reply.body.is_empty() && reply.trailers.unwrap()["grpc-status"] == "14");
 }
