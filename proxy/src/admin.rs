@@ -12,7 +12,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use serde_json::Value;
 
-pub use crate::telemetry::store::TraceQuery;
+pub use crate::{explain::Question, telemetry::store::TraceQuery};
 pub use reply::{Hosts, answer};
 pub use server::serve;
 
@@ -32,6 +32,16 @@ pub trait Admin: Send + Sync + 'static {
 
     /// Recent traces kept in memory, newest first.
     fn traces(&self, query: &TraceQuery) -> Value;
+
+    /// What would happen to a request, and why.
+    fn explain(&self, _question: &Question) -> Value {
+        Value::Null
+    }
+
+    /// Every rule of every route.
+    fn routes(&self) -> Value {
+        Value::Array(Vec::new())
+    }
 
     /// State of the rate limiters.
     fn limits(&self) -> Value {

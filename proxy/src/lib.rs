@@ -13,6 +13,7 @@ pub mod conn;
 pub mod endpoint;
 pub mod error;
 pub mod exchange;
+pub mod explain;
 pub mod headers;
 pub mod health;
 pub mod identity;

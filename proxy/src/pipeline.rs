@@ -14,7 +14,6 @@ use std::{
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri::PathAndQuery};
 use hyper::body::Incoming;
 use smallvec::SmallVec;
-use weft_model::config::HashKey;
 
 use crate::{
     balance::hash_str,
@@ -318,13 +317,8 @@ fn hash_of(upstream: &Upstream, conn: &Conn, request: &Request<Incoming>, path: 
     if !upstream.balancer.needs_hash() {
         return 0;
     }
-    let source = || hash_str(conn.forwarded_for.as_bytes());
-    match &upstream.policy.load_balancer.hash {
-        HashKey::Header(name) => request.headers().get(&**name).map_or_else(source, |value| hash_str(value.as_bytes())),
-        HashKey::Cookie(name) => target::cookie(request.headers(), name).map_or_else(source, hash_str),
-        HashKey::SourceIp => source(),
-        HashKey::Path => hash_str(path.as_bytes()),
-    }
+    let key = &upstream.policy.load_balancer.hash;
+    hash_str(target::hash_key(key, request.headers(), path, conn.forwarded_for.as_bytes()))
 }
 
 /// Keeps the request's own target unless something changes it.

@@ -22,6 +22,7 @@
 //! Paths are compared in the form that [`path::normalize`] gives them, which is also the form that is forwarded.
 
 mod condition;
+pub mod explain;
 pub mod hosts;
 mod index;
 pub mod path;
@@ -36,7 +37,7 @@ use weft_model::config::{Hostname, HttpMatch, Key, PathMatch};
 
 use condition::{Compiler, Conditions};
 use hosts::HostMap;
-use index::PathIndex;
+use index::{Bucket, PathIndex};
 
 /// One match of one rule under one hostname.
 #[derive(Debug, Clone)]
@@ -150,6 +151,8 @@ pub enum RouteError {
 pub struct RouteTable<T> {
     hosts: HostMap<PathIndex>,
     entries: Vec<Entry<T>>,
+    /// For each entry. Apart from them: only explanations read it.
+    origins: Vec<explain::Origin>,
 }
 
 #[derive(Debug)]
@@ -178,6 +181,7 @@ impl<T> RouteTable<T> {
         let mut compiler = Compiler::default();
         let mut buckets: BTreeMap<(Option<Hostname>, PathKey), Vec<Candidate<T>>> = BTreeMap::new();
         let mut entries = Vec::with_capacity(candidates.len());
+        let mut origins = Vec::with_capacity(candidates.len());
         for candidate in candidates {
             let key = (candidate.hostname.clone(), PathKey::new(&candidate.matcher.path)?);
             buckets.entry(key).or_default().push(candidate);
@@ -188,26 +192,28 @@ impl<T> RouteTable<T> {
             let start = entries.len() as u32;
             let range = start..start + bucket.len() as u32;
             let index = hosts.entry(hostname.as_ref(), PathIndex::default);
-            match path {
-                PathKey::Exact(path) => index.exact(&path, range),
-                PathKey::Prefix(path) => index.prefix(&path, range),
+            match &path {
+                PathKey::Exact(path) => index.exact(path, range),
+                PathKey::Prefix(path) => index.prefix(path, range),
                 PathKey::Regex => {
                     let patterns: Vec<_> = bucket.iter().filter_map(pattern).cloned().collect();
                     index.regexes(&patterns, range, &mut compiler)?;
                 }
             }
             for candidate in bucket {
-                entries.push(Entry::new(candidate, &mut compiler)?);
+                entries.push(Entry::new(&candidate.matcher, candidate.target, &mut compiler)?);
+                let Candidate { hostname, matcher, rank, .. } = candidate;
+                origins.push(explain::Origin { hostname, path: path.clone(), matcher, rank });
             }
         }
-        Ok(Self { hosts, entries })
+        Ok(Self { hosts, entries, origins })
     }
 
     /// The rule for a request.
     pub fn find(&self, request: &View<'_>) -> Found<'_, T> {
         let mut method_missed = false;
         let found = self.search(request, |entry, matched| {
-            if entry.method.as_ref().is_some_and(|method| method != request.method) {
+            if !entry.serves(request.method) {
                 method_missed = true;
                 return None;
             }
@@ -227,12 +233,16 @@ impl<T> RouteTable<T> {
         request: &View<'_>,
         mut visit: impl FnMut(&'t Entry<T>, PrefixLen) -> Option<R>,
     ) -> Option<R> {
-        self.hosts.search(request.host, |paths| {
-            paths.search(request.path, |bucket, matched| {
-                let entries = &self.entries[bucket.start as usize..bucket.end as usize];
-                entries.iter().find_map(|entry| visit(entry, matched))
-            })
+        self.buckets(request, |bucket, matched| {
+            let entries = &self.entries[bucket.start as usize..bucket.end as usize];
+            entries.iter().find_map(|entry| visit(entry, matched))
         })
+    }
+
+    /// As [`Self::search`], by position.
+    #[inline]
+    fn buckets<R>(&self, request: &View<'_>, mut visit: impl FnMut(Bucket, PrefixLen) -> Option<R>) -> Option<R> {
+        self.hosts.search(request.host, |paths| paths.search(request.path, &mut visit))
     }
 
     /// Which methods would have been served; nothing fits this request as it is.
@@ -253,13 +263,17 @@ impl<T> RouteTable<T> {
 }
 
 impl<T> Entry<T> {
-    fn new(candidate: Candidate<T>, compiler: &mut Compiler) -> Result<Self, RouteError> {
-        let matcher = &candidate.matcher;
+    fn new(matcher: &HttpMatch, target: T, compiler: &mut Compiler) -> Result<Self, RouteError> {
         let method = match &matcher.method {
             Some(name) => Some(Method::try_from(&**name).map_err(|_| RouteError::Method(name.clone()))?),
             None => None,
         };
-        Ok(Self { method, conditions: Conditions::new(matcher, compiler)?, target: candidate.target })
+        Ok(Self { method, conditions: Conditions::new(matcher, compiler)?, target })
+    }
+
+    #[inline]
+    fn serves(&self, method: &Method) -> bool {
+        self.method.as_ref().is_none_or(|own| own == method)
     }
 
     #[inline]

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use weft_model::config::{AppProtocol, Config, Key, Policy, PolicyTarget, RouteKind};
+use weft_model::config::{AppProtocol, Config, HttpRoute, HttpRule, Key, Policy, PolicyTarget, RouteKind};
 
 use crate::{
     balance::{Balancer, EndpointSet},
@@ -74,6 +74,17 @@ impl Snapshot {
     /// The port with this id. There are few, so a linear search beats hashing.
     pub fn port(&self, id: PortId) -> Option<&Port> {
         self.ports.iter().find(|port| port.id == id)
+    }
+
+    /// A rule as it was written: its route, its number in it, and itself. Walks the configuration: for people, not for
+    /// requests.
+    pub fn written(&self, rule: u32) -> Option<(&HttpRoute, usize, &HttpRule)> {
+        let all = self
+            .config
+            .http_routes
+            .iter()
+            .flat_map(|route| route.rules.iter().enumerate().map(move |rule| (route, rule)));
+        all.map(|(route, (number, rule))| (route, number, rule)).nth(rule as usize)
     }
 }
 

@@ -13,7 +13,7 @@ use http_body::Body;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use serde_json::Value;
 
-use super::{Admin, TraceQuery, heap};
+use super::{Admin, Question, TraceQuery, heap};
 
 /// Larger request bodies are refused. Nothing here needs one.
 const MAX_BODY_BYTES: usize = 64 << 10;
@@ -25,6 +25,8 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("/config_dump", "GET", "the loaded configuration with its revision"),
     ("/endpoints", "GET", "services and their endpoints: health, breaker, load"),
     ("/limits", "GET", "rate limiters"),
+    ("/routes", "GET", "rules of all routes"),
+    ("/explain", "GET", "what would happen to a request: ?method=&url=&header=name:value&client="),
     ("/traces", "GET", "recent traces: ?min_ms=&status=&route="),
     ("/connections", "GET", "captured connections with their verdicts"),
     ("/drain", "POST", "stop accepting, finish what is in flight"),
@@ -156,6 +158,11 @@ where
         "/config_dump" => json(&admin.config_dump()),
         "/endpoints" => json(&admin.endpoints()),
         "/limits" => json(&admin.limits()),
+        "/routes" => json(&admin.routes()),
+        "/explain" => match Question::parse(parts.uri.query().unwrap_or_default()) {
+            Ok(question) => json(&admin.explain(&question)),
+            Err(problem) => text(StatusCode::BAD_REQUEST, problem + "\n"),
+        },
         "/connections" => json(&admin.connections()),
         "/traces" => match TraceQuery::parse(parts.uri.query().unwrap_or_default()) {
             Ok(query) => json(&admin.traces(&query)),

@@ -101,10 +101,11 @@ async fn every_listed_path_answers() {
     let (status, head, listing) = ask(address, "GET /", "").await;
     assert_eq!(status, 200);
     assert!(head.contains("server: weft") && head.contains("cache-control: no-store"), "{head}");
-    assert_eq!(listing.lines().count(), 10);
+    assert_eq!(listing.lines().count(), 12);
     for line in listing.lines() {
         let (method, path) = (line.split_whitespace().next().unwrap(), line.split_whitespace().nth(1).unwrap());
-        let (status, head, body) = ask(address, &format!("{method} {path}"), "").await;
+        let query = if path == "/explain" { "?url=http://a/" } else { "" };
+        let (status, head, body) = ask(address, &format!("{method} {path}{query}"), "").await;
         assert_eq!(status, 200, "{line}");
         if head.contains("application/json") {
             serde_json::from_str::<Value>(&body).unwrap();
@@ -265,4 +266,16 @@ async fn slow_heads_are_cut_off() {
     let _ = io.read_to_end(&mut reply).await;
     assert!(begun.elapsed() <= Duration::from_secs(11), "{:?}", begun.elapsed());
     assert!(begun.elapsed() >= Duration::from_secs(9), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_question_that_is_no_request_is_refused_with_the_reason() {
+    let (address, _) = start().await;
+    let (status, _, body) = ask(address, "GET /explain?url=shop.local", "").await;
+    assert_eq!(
+        (status, &*body),
+        (400, "`shop.local` is not a URL of a request: it has no scheme; write http://shop.local\n")
+    );
+    let (status, _, body) = ask(address, "GET /explain?url=http://a/&header=x", "").await;
+    assert_eq!((status, &*body), (400, "header `x`: expected name:value\n"));
 }

@@ -13,6 +13,7 @@ use super::State;
 use crate::{
     admin::{Admin, Readiness, TraceQuery},
     endpoint::Endpoint,
+    explain::{self, Question},
     resilience::limiter::{self, CircuitView},
     worker::Shared,
 };
@@ -93,6 +94,16 @@ impl Admin for NodeAdmin {
         Value::Array(reports.collect())
     }
 
+    fn explain(&self, question: &Question) -> Value {
+        explain::explain(&self.shared.snapshot.load(), question, Instant::now())
+    }
+
+    fn routes(&self) -> Value {
+        let samples = self.shared.telemetry.metrics.collect();
+        let requests = |route: &str| samples.sum("weft_requests_total", &[("route", route)]) as u64;
+        explain::routes::list(&self.shared.snapshot.load(), requests)
+    }
+
     fn tasks(&self) -> Value {
         let workers = self.shared.load.iter().zip(&self.shared.requests).enumerate();
         Value::Array(
@@ -130,7 +141,8 @@ fn limit(owner: &str, report: &limiter::Report) -> Value {
     })
 }
 
-fn endpoint(endpoint: &Endpoint, now: Instant) -> Value {
+/// One endpoint, as `/endpoints` and `/explain` show it.
+pub(crate) fn endpoint(endpoint: &Endpoint, now: Instant) -> Value {
     json!({
         "address": &*endpoint.label,
         "hostname": endpoint.hostname.as_deref(),

@@ -176,6 +176,26 @@ impl Balancer {
         self.set.endpoints.get(index as usize)
     }
 
+    /// The endpoint that a key leads to now, for whoever explains: nothing is picked. `None` when the algorithm does not
+    /// hash, or no endpoint may be used.
+    #[cold]
+    pub fn owner(&self, hash: u64, now: Instant) -> Option<&Arc<Endpoint>> {
+        let query = Query {
+            set: &self.set,
+            tried: &[],
+            first_attempt: true,
+            any_health: self.panicking(),
+            slow_start: self.slow_start,
+            now,
+        };
+        let index = match &self.algorithm {
+            Algorithm::RingHash(ring) => self.by_key(ring.owners(hash), &query, hash),
+            Algorithm::Maglev(table) => self.by_key(table.owners(hash), &query, hash),
+            _ => None,
+        }?;
+        self.set.endpoints.get(index as usize)
+    }
+
     /// Draws one, and where the algorithm compares, a rival. The result is an index into the set.
     #[inline]
     fn in_pool(&self, pool: &Pool, query: &Query<'_>, rng: &mut Rng) -> Option<u32> {

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header, uri::PathAndQuery};
 use hyper::body::Incoming;
+use weft_model::config::HashKey;
 
 use crate::{
     conn::Conn,
@@ -41,6 +42,11 @@ pub struct Asked<'s> {
 }
 
 impl Asked<'_> {
+    /// The host: lower case, without port; empty when the request names none.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
     /// The normalised path.
     pub fn path(&self) -> &str {
         &self.path
@@ -248,6 +254,16 @@ pub fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h [u8]> {
             (&pair[..equals] == name.as_bytes()).then(|| &pair[equals + 1..])
         },
     )
+}
+
+/// What RingHash and Maglev hash. A request that lacks it goes by its client's address.
+pub fn hash_key<'r>(key: &HashKey, headers: &'r HeaderMap, path: &'r str, client: &'r [u8]) -> &'r [u8] {
+    match key {
+        HashKey::Header(name) => headers.get(&**name).map_or(client, HeaderValue::as_bytes),
+        HashKey::Cookie(name) => cookie(headers, name).unwrap_or(client),
+        HashKey::SourceIp => client,
+        HashKey::Path => path.as_bytes(),
+    }
 }
 
 #[cfg(test)]

@@ -83,9 +83,15 @@ impl Conditions {
 
     pub(crate) fn hold(&self, headers: &HeaderMap, query: Option<&str>) -> bool {
         self.headers.iter().all(|(name, value)| value.matches_header(name, headers))
-            && self.query.iter().all(|(name, value)| {
-                parameter(query.unwrap_or_default(), name).is_some_and(|actual| value.matches(&actual))
-            })
+            && self.query.iter().all(|(name, value)| value.matches_parameter(name, query))
+    }
+
+    /// Positions of the header conditions that do not hold, and of the query conditions.
+    pub(crate) fn failing(&self, headers: &HeaderMap, query: Option<&str>) -> (Vec<usize>, Vec<usize>) {
+        let of_headers =
+            self.headers.iter().enumerate().filter(|(_, (name, value))| !value.matches_header(name, headers));
+        let of_query = self.query.iter().enumerate().filter(|(_, (name, value))| !value.matches_parameter(name, query));
+        (of_headers.map(|(at, _)| at).collect(), of_query.map(|(at, _)| at).collect())
     }
 }
 
@@ -105,23 +111,31 @@ impl Value {
         }
     }
 
-    /// A field that comes in several lines has one value, the lines joined by `,` (RFC 9110 §5.3); the crumbs of
-    /// `cookie` are joined by `; ` (RFC 9113 §8.2.3).
     fn matches_header(&self, name: &HeaderName, headers: &HeaderMap) -> bool {
-        let mut lines = headers.get_all(name).iter();
-        let Some(first) = lines.next() else { return false };
-        if lines.next().is_none() {
-            return self.matches(first.as_bytes());
-        }
-        let separator: &[u8] = if name == header::COOKIE { b"; " } else { b"," };
-        let lines: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
-        self.matches(&lines.join(separator))
+        field(headers, name).is_some_and(|actual| self.matches(&actual))
     }
+
+    fn matches_parameter(&self, name: &str, query: Option<&str>) -> bool {
+        parameter(query.unwrap_or_default(), name).is_some_and(|actual| self.matches(&actual))
+    }
+}
+
+/// The value of a field. One that comes in several lines has the lines joined by `,` (RFC 9110 §5.3); the crumbs of
+/// `cookie` are joined by `; ` (RFC 9113 §8.2.3).
+pub(crate) fn field<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<Cow<'h, [u8]>> {
+    let mut lines = headers.get_all(name).iter();
+    let first = lines.next()?;
+    if lines.next().is_none() {
+        return Some(Cow::Borrowed(first.as_bytes()));
+    }
+    let separator: &[u8] = if name == header::COOKIE { b"; " } else { b"," };
+    let lines: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+    Some(Cow::Owned(lines.join(separator)))
 }
 
 /// The value of the first parameter called `name`, percent-decoded; empty when it has no `=`. `+` is not a space:
 /// that is a rule of HTML forms and not of URIs.
-fn parameter<'q>(query: &'q str, name: &str) -> Option<Cow<'q, [u8]>> {
+pub(crate) fn parameter<'q>(query: &'q str, name: &str) -> Option<Cow<'q, [u8]>> {
     query.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         let same = if memchr::memchr(b'%', key.as_bytes()).is_none() {

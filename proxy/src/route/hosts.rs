@@ -56,6 +56,11 @@ impl<V> HostMap<V> {
         }
         self.any.as_ref().and_then(visit)
     }
+
+    /// Every value, in no order.
+    pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
+        self.exact.values().chain(self.wildcard.values()).chain(&self.any)
+    }
 }
 
 /// A set of lengths in bytes: tells which hash look-ups can succeed at all.

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
+mod explain;
 mod model;
 
 use http::HeaderValue;

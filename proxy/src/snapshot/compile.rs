@@ -200,18 +200,10 @@ impl Compiler<'_> {
 
     fn ports(&mut self) -> Result<Vec<Port>, CompileError> {
         let config = self.input.config.clone();
-        let mut by_port: BTreeMap<PortId, Vec<(&Gateway, &Listener)>> = BTreeMap::new();
-        for gateway in &config.gateways {
-            for listener in &gateway.listeners {
-                for address in bind_addresses(gateway) {
-                    by_port.entry(SocketAddr::new(address, listener.port)).or_default().push((gateway, listener));
-                }
-            }
-        }
         // A rule is compiled once, however many listeners it is attached to.
         let rules = self.rules(&config)?;
         let mut ports = Vec::new();
-        for (id, listeners) in by_port {
+        for (id, listeners) in by_port(&config) {
             let tcp = listeners.iter().find(|(_, listener)| listener.protocol == ListenerProtocol::Tcp);
             let kind = if let Some((gateway, listener)) = tcp {
                 PortKind::Tcp(self.tcp_target(&config, gateway, listener)?)
@@ -380,6 +372,19 @@ fn backend_tls<'c>(config: &'c Config, service: &Key, port: &ServicePort) -> Opt
     find(&named).or_else(|| find(&|section| section.is_none()))
 }
 
+/// The listeners of each port, in the order of the configuration.
+pub(crate) fn by_port(config: &Config) -> BTreeMap<PortId, Vec<(&Gateway, &Listener)>> {
+    let mut by_port: BTreeMap<PortId, Vec<(&Gateway, &Listener)>> = BTreeMap::new();
+    for gateway in &config.gateways {
+        for listener in &gateway.listeners {
+            for address in bind_addresses(gateway) {
+                by_port.entry(SocketAddr::new(address, listener.port)).or_default().push((gateway, listener));
+            }
+        }
+    }
+    by_port
+}
+
 fn bind_addresses(gateway: &Gateway) -> Vec<IpAddr> {
     if gateway.addresses.is_empty() {
         // Dual stack: IPv4 clients arrive as v4-mapped addresses.
@@ -426,7 +431,7 @@ fn candidates(config: &Config, gateway: &Gateway, listener: &Listener, rules: &[
     candidates
 }
 
-fn path_template(path: &PathMatch) -> Arc<str> {
+pub(crate) fn path_template(path: &PathMatch) -> Arc<str> {
     match path {
         PathMatch::Exact(path) | PathMatch::Regex(path) => path.clone(),
         PathMatch::Prefix(path) if &**path == "/" => "/*".into(),

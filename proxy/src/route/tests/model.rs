@@ -4,7 +4,10 @@ use std::cmp::Reverse;
 
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
-use super::*;
+use super::{
+    super::explain::{Part, Verdict},
+    *,
+};
 
 const HOSTS: &[&str] = &["", "com", "a.com", "b.a.com", "c.b.a.com", "x.org"];
 const HOSTNAMES: &[&str] = &["", "a.com", "b.a.com", "*.com", "*.a.com", "*.b.a.com"];
@@ -183,6 +186,46 @@ proptest! {
                         _ => vec![],
                     };
                     prop_assert_eq!(allowed, expected, "{:?}", request);
+                }
+            }
+        }
+    }
+
+    /// Explaining asks the code that finds: the entry that it calls the winner is the one that is found, what it says
+    /// fits does fit, and the order is that of precedence.
+    #[test]
+    fn the_winner_that_is_explained_is_found(all in candidates(), requests in vec(request(), 1..10)) {
+        let table = RouteTable::build(all.clone()).unwrap();
+        for request in &requests {
+            let mut headers = HeaderMap::new();
+            for (name, value) in &request.headers {
+                headers.append(*name, HeaderValue::from_static(value));
+            }
+            let query = request.query.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&");
+            let method = Method::try_from(request.method).unwrap();
+            let view = View { host: request.host, method: &method, path: request.path, query: Some(&query), headers: &headers };
+            let considered = table.explain(&view);
+            prop_assert_eq!(considered.len(), all.len());
+            prop_assert!(considered.is_sorted_by_key(|one| precedence(&all[*one.target])));
+            let fits: Vec<_> = considered.iter().filter(|one| !matches!(one.verdict, Verdict::Misses(_))).collect();
+            match table.find(&view) {
+                Found::Match(target, matched) => {
+                    prop_assert_eq!((fits[0].target, &fits[0].verdict), (target, &Verdict::Serves(matched)));
+                }
+                _ => prop_assert!(fits.is_empty(), "{:?}", fits),
+            }
+            for one in &considered {
+                let candidate = &all[*one.target];
+                let served = candidate.matcher.method.as_ref().is_none_or(|method| **method == *request.method);
+                match &one.verdict {
+                    Verdict::Serves(_) | Verdict::Outranked(_) => prop_assert!(rest_fits(candidate, request) && served),
+                    Verdict::Misses(misses) => {
+                        prop_assert!(!misses.is_empty() && !(rest_fits(candidate, request) && served));
+                        let missing = |part| misses.iter().any(|miss| miss.part == part);
+                        prop_assert_eq!(missing(Part::Hostname), !host_fits(&candidate.hostname, request.host));
+                        prop_assert_eq!(missing(Part::Path), !path_fits(&candidate.matcher.path, request.path));
+                        prop_assert_eq!(missing(Part::Method), !served);
+                    }
                 }
             }
         }

@@ -89,6 +89,18 @@ impl Samples {
         }
     }
 
+    /// The sum of a counter or gauge over all series that have these labels, among others.
+    pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let Some(index) = table::index(name) else { return 0.0 };
+        let places: Vec<_> =
+            METRICS[index].labels.iter().map(|own| labels.iter().find(|(name, _)| name == own)).collect();
+        let fits = |values: &[String]| {
+            places.iter().zip(values).all(|(wanted, value)| wanted.is_none_or(|(_, wanted)| wanted == value))
+        };
+        let series = self.families.get(&index).into_iter().flatten().filter(|(values, _)| fits(values));
+        series.filter_map(|(_, value)| if let Value::Number(number) = value { Some(number) } else { None }).sum()
+    }
+
     /// A histogram.
     pub fn distribution(&self, name: &str, labels: &[(&str, &str)]) -> Option<&Distribution> {
         match self.get(name, labels)? {
