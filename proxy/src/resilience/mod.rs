@@ -3,4 +3,5 @@
 //! [`crate::pipeline`].
 
 pub mod backoff;
+pub mod budget;
 pub mod outcome;
