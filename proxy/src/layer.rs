@@ -1,4 +1,5 @@
 //! The steps of the pipeline, one file each.
 
+pub mod fault;
 pub mod mirror;
 pub mod target;

@@ -22,6 +22,7 @@ use crate::{
     balance::{Balancer, EndpointSet},
     endpoint::{Endpoint, InFlight},
     identity::{client::ClientTls, server::ServerIdentity},
+    layer::fault::Fault,
     route::{
         RouteTable,
         hosts::Listeners,
@@ -196,6 +197,8 @@ pub struct Upstream {
     pub tls: Option<Arc<ClientTls>>,
     /// Picks one.
     pub balancer: Balancer,
+    /// `fault` of the policy.
+    pub fault: Option<Fault>,
 }
 
 impl Upstream {

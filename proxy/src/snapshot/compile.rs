@@ -20,6 +20,7 @@ use crate::{
     balance::{Balancer, EndpointSet},
     endpoint::Endpoint,
     identity::{ClientTls, Identities, ServerIdentity},
+    layer::fault::Fault,
     route::{
         Candidate, Rank, RouteError, RouteTable,
         hosts::{Listeners, intersect},
@@ -68,15 +69,24 @@ pub enum CompileError {
 /// # Errors
 /// When expressions, filters or key material turn out to be unusable; `previous` stays as it is.
 pub fn compile(input: &Input<'_>, previous: &Snapshot) -> Result<Snapshot, CompileError> {
-    let mut compiler =
-        Compiler { input, previous, services: HashMap::new(), upstreams: HashMap::new(), rules: Vec::new() };
+    let mut compiler = Compiler {
+        input,
+        previous,
+        services: HashMap::new(),
+        upstreams: HashMap::new(),
+        rules: Vec::new(),
+        broken: None,
+    };
     for service in &input.config.services {
         for port in &service.ports {
             compiler.service(service, port);
         }
     }
     let ports = compiler.ports()?;
-    let Compiler { services, rules, upstreams, .. } = compiler;
+    let Compiler { services, rules, upstreams, broken, .. } = compiler;
+    if let Some(error) = broken {
+        return Err(error.into());
+    }
     Ok(Snapshot { revision: input.revision, config: input.config.clone(), ports, rules, services, upstreams })
 }
 
@@ -87,6 +97,8 @@ struct Compiler<'a> {
     /// By service, port, and the route whose own policy counts.
     upstreams: HashMap<UpstreamId, Arc<Upstream>>,
     rules: Vec<Rule>,
+    /// A fault that cannot be compiled.
+    broken: Option<RouteError>,
 }
 
 impl Compiler<'_> {
@@ -170,8 +182,19 @@ impl Compiler<'_> {
         let before = self.previous.upstreams.get(&id);
         let balancer =
             Balancer::new(&policy.load_balancer, service.endpoints.clone(), before.map(|before| &before.balancer));
-        let upstream =
-            Arc::new(Upstream { protocol: service.protocol, tls: service.tls.clone(), policy, balancer, service });
+        let fault = policy.fault.as_ref().map(Fault::new).transpose();
+        let fault = fault.unwrap_or_else(|error| {
+            self.broken = Some(error);
+            None
+        });
+        let upstream = Arc::new(Upstream {
+            protocol: service.protocol,
+            tls: service.tls.clone(),
+            policy,
+            balancer,
+            fault,
+            service,
+        });
         self.upstreams.insert(id, upstream.clone());
         Some(upstream)
     }
