@@ -52,6 +52,10 @@ pub enum Reason {
     Misdirected,
     /// The request has come through this node too often.
     LoopDetected,
+    /// The client's own deadline was over before an upstream could be asked.
+    DeadlineExceeded,
+    /// An attempt failed, and the service's retry budget does not allow another one.
+    RetryBudgetExhausted,
     /// A defect in Weft: please report it.
     Internal,
 }
@@ -75,7 +79,7 @@ pub struct Row {
 
 impl Reason {
     /// Every reason, in the order of the declaration.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::NoRoute,
         Self::MethodNotAllowed,
         Self::RateLimited,
@@ -97,6 +101,8 @@ impl Reason {
         Self::FaultInjected,
         Self::Misdirected,
         Self::LoopDetected,
+        Self::DeadlineExceeded,
+        Self::RetryBudgetExhausted,
         Self::Internal,
     ];
 
@@ -134,6 +140,8 @@ impl Reason {
             Self::FaultInjected => row("fault_injected", S::SERVICE_UNAVAILABLE, 14, false, "fault_injected", "a fault is configured in the TrafficPolicy"),
             Self::Misdirected => row("misdirected", S::MISDIRECTED_REQUEST, 3, false, "misdirected", "connect again with the host's own server name"),
             Self::LoopDetected => row("loop_detected", S::LOOP_DETECTED, 13, false, "loop_detected", "a route leads back to this node"),
+            Self::DeadlineExceeded => row("deadline_exceeded", S::GATEWAY_TIMEOUT, 4, false, "timeout", "the client's own deadline was over: it gave too little time"),
+            Self::RetryBudgetExhausted => row("retry_budget_exhausted", S::SERVICE_UNAVAILABLE, 14, false, "retry_budget_exhausted", "the service fails so often that retries are held back: see /endpoints"),
             Self::Internal => row("internal_error", S::INTERNAL_SERVER_ERROR, 13, false, "internal_error", "a defect in Weft: please report it with the log"),
         }
     }
@@ -154,17 +162,84 @@ pub struct Refusal {
     pub detail: Cow<'static, str>,
     /// `Retry-After`, when the time is known.
     pub retry_after: Option<Duration>,
+    /// A status to answer with instead of the reason's own: a configured fault.
+    pub status: Option<Abort>,
+}
+
+/// The status of an injected fault, in the language that it was configured in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Abort {
+    /// HTTP.
+    Status(StatusCode),
+    /// gRPC, below 17.
+    Grpc(u8),
+}
+
+impl Abort {
+    /// For a client that speaks plain HTTP, as `google/rpc/code.proto` maps them.
+    pub fn http(self) -> StatusCode {
+        let code = match self {
+            Self::Status(status) => return status,
+            Self::Grpc(code) => code,
+        };
+        match code {
+            0 => StatusCode::OK,
+            // No registered status is about a client that has gone.
+            1 => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
+            3 | 9 | 11 => StatusCode::BAD_REQUEST,
+            4 => StatusCode::GATEWAY_TIMEOUT,
+            5 => StatusCode::NOT_FOUND,
+            6 | 10 => StatusCode::CONFLICT,
+            7 => StatusCode::FORBIDDEN,
+            8 => StatusCode::TOO_MANY_REQUESTS,
+            12 => StatusCode::NOT_IMPLEMENTED,
+            14 => StatusCode::SERVICE_UNAVAILABLE,
+            16 => StatusCode::UNAUTHORIZED,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// For a gRPC client, as gRPC's "HTTP to gRPC Status Code Mapping" has it.
+    pub fn grpc(self) -> u8 {
+        match self {
+            Self::Grpc(code) => code,
+            Self::Status(status) => match status.as_u16() {
+                200 => 0,
+                400 => 13,
+                401 => 16,
+                403 => 7,
+                404 => 12,
+                429 | 502..=504 => 14,
+                _ => 2,
+            },
+        }
+    }
 }
 
 impl Refusal {
     /// A refusal with a fixed explanation.
     pub const fn new(reason: Reason, detail: &'static str) -> Self {
-        Self { reason, detail: Cow::Borrowed(detail), retry_after: None }
+        Self { reason, detail: Cow::Borrowed(detail), retry_after: None, status: None }
     }
 
     /// A refusal whose explanation was made for this request.
     pub fn with(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: Cow::Owned(detail.into()), retry_after: None }
+        Self { reason, detail: Cow::Owned(detail.into()), retry_after: None, status: None }
+    }
+
+    /// A configured fault.
+    pub fn fault(status: Abort) -> Self {
+        Self { status: Some(status), ..Self::new(Reason::FaultInjected, "a configured fault answers this request") }
+    }
+
+    /// The HTTP status that a plain client gets.
+    pub fn http_status(&self) -> StatusCode {
+        self.status.map_or(self.reason.row().status, Abort::http)
+    }
+
+    /// The status that a gRPC client gets.
+    pub fn grpc_status(&self) -> u8 {
+        self.status.map_or(self.reason.row().grpc, Abort::grpc)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The steps of the pipeline, one file each.
 
+pub mod fault;
 pub mod mirror;
 pub mod ratelimit;
 pub mod target;

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use crate::{
     conn::Conn,
     endpoint::Endpoint,
-    error::Reason,
+    error::{Reason, Refusal},
     snapshot::Rule,
     telemetry::{Attempt, Finished, Worker, context::Trace, metrics::Slot},
 };
@@ -148,13 +148,13 @@ impl Record {
     }
 
     /// A refusal of a gRPC request has its own status.
-    pub fn refused(&mut self, reason: Reason, detail: Cow<'static, str>) {
-        self.reason = Some(reason);
-        self.detail = Some(detail);
-        self.status = reason.row().status.as_u16();
+    pub fn refused(&mut self, refusal: Refusal) {
+        self.status = refusal.http_status().as_u16();
         if let Some(grpc) = &mut self.grpc {
-            *grpc = Some(reason.row().grpc);
+            *grpc = Some(refusal.grpc_status());
         }
+        self.reason = Some(refusal.reason);
+        self.detail = Some(refusal.detail);
     }
 
     /// Hands everything to metrics, spans and log.

@@ -61,7 +61,7 @@ pub struct Manner {
 pub fn reply(answer: Answer, manner: &Manner, mut exchange: Box<Exchange>) -> Response<ReplyBody> {
     let (response, refusal) = response(answer, manner);
     match refusal {
-        Some(refusal) => exchange.record.refused(refusal.reason, refusal.detail),
+        Some(refusal) => exchange.record.refused(refusal),
         None => exchange.record.status = response.status().as_u16(),
     }
     response.map(|text| ReplyBody::local(text, exchange))
@@ -86,7 +86,7 @@ fn response(answer: Answer, manner: &Manner) -> (Response<Bytes>, Option<Refusal
         Answer::Refused(refusal) => (refusal, None),
     };
     let row = refusal.reason.row();
-    let status = if manner.grpc { StatusCode::OK } else { row.status };
+    let status = if manner.grpc { StatusCode::OK } else { refusal.http_status() };
     let closes = refuses_tunnel(manner) || (!manner.h2 && closes_connection(refusal.reason));
     let text = if manner.grpc || manner.method == Method::HEAD { Bytes::new() } else { body(&refusal) };
     let mut response = Response::new(text);
@@ -96,7 +96,7 @@ fn response(answer: Answer, manner: &Manner) -> (Response<Bytes>, Option<Refusal
     headers.insert(header::SERVER, WEFT);
     if manner.grpc {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert(GRPC_STATUS.clone(), HeaderValue::from(u16::from(row.grpc)));
+        headers.insert(GRPC_STATUS.clone(), HeaderValue::from(u16::from(refusal.grpc_status())));
         if let Ok(message) = HeaderValue::try_from(percent_encoded(&refusal)) {
             headers.insert(GRPC_MESSAGE.clone(), message);
         }

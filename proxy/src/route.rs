@@ -21,7 +21,7 @@
 //!
 //! Paths are compared in the form that [`path::normalize`] gives them, which is also the form that is forwarded.
 
-mod condition;
+pub(crate) mod condition;
 pub mod explain;
 pub mod hosts;
 mod index;

@@ -22,6 +22,7 @@ use crate::{
     balance::{Balancer, EndpointSet},
     endpoint::{Endpoint, InFlight},
     identity::{client::ClientTls, server::ServerIdentity},
+    layer::fault::Fault,
     resilience::limiter::RateLimits,
     route::{
         RouteTable,
@@ -213,6 +214,8 @@ pub struct Upstream {
     pub tls: Option<Arc<ClientTls>>,
     /// Picks one.
     pub balancer: Balancer,
+    /// `fault` of the policy.
+    pub fault: Option<Fault>,
 }
 
 impl Upstream {

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use super::*;
 
 /// As users were promised; fault_injected has the status that is configured.
-const CONTRACT: [(&str, u16); 18] = [
+const CONTRACT: [(&str, u16); 20] = [
     ("no_route", 404),
     ("method_not_allowed", 405),
     ("rate_limited", 429),
@@ -22,6 +22,8 @@ const CONTRACT: [(&str, u16); 18] = [
     ("draining", 503),
     ("fault_injected", 503),
     ("loop_detected", 508),
+    ("deadline_exceeded", 504),
+    ("retry_budget_exhausted", 503),
 ];
 
 #[test]

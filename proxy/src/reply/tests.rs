@@ -114,3 +114,21 @@ fn the_manner_is_that_of_the_request() {
     *request.version_mut() = Version::HTTP_2;
     assert!(Manner::of(&request, true).h2 && Manner::of(&request, true).grpc);
 }
+
+#[test]
+fn a_fault_answers_with_the_status_that_was_configured() {
+    use crate::error::Abort;
+    for (status, http, grpc) in [
+        (Abort::Status(StatusCode::IM_A_TEAPOT), 418, "2"),
+        (Abort::Status(StatusCode::SERVICE_UNAVAILABLE), 503, "14"),
+        (Abort::Status(StatusCode::NOT_FOUND), 404, "12"),
+        (Abort::Grpc(14), 503, "14"),
+        (Abort::Grpc(1), 499, "1"),
+        (Abort::Grpc(13), 500, "13"),
+    ] {
+        let (plain, _) = response(Refusal::fault(status).into(), &GET);
+        assert_eq!((plain.status().as_u16(), field(&plain, "x-weft-reason")), (http, Some("fault_injected")));
+        let (trailers, _) = response(Refusal::fault(status).into(), &GRPC);
+        assert_eq!((trailers.status().as_u16(), field(&trailers, "grpc-status")), (200, Some(grpc)), "{status:?}");
+    }
+}

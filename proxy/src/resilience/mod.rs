@@ -2,5 +2,9 @@
 //! passed in, so that each is tested with a table and a property test. What drives them is in [`crate::layer`] and
 //! [`crate::pipeline`].
 
+pub mod backoff;
+pub mod budget;
 pub mod limiter;
 pub mod outcome;
+pub mod quantile;
+pub mod retry;

@@ -53,8 +53,27 @@ fn anchored(pattern: &str) -> Result<String, RouteError> {
 /// What a match asks of headers and query.
 #[derive(Debug)]
 pub(crate) struct Conditions {
-    headers: Vec<(HeaderName, Value)>,
+    headers: Vec<HeaderCondition>,
     query: Vec<(Arc<str>, Value)>,
+}
+
+/// What is asked of one header.
+#[derive(Debug)]
+pub(crate) struct HeaderCondition {
+    name: HeaderName,
+    value: Value,
+}
+
+impl HeaderCondition {
+    pub(crate) fn new(NamedMatch { name, value }: &NamedMatch, compiler: &mut Compiler) -> Result<Self, RouteError> {
+        let value = Value::new(value, compiler)?;
+        let name = HeaderName::try_from(&**name).map_err(|_| RouteError::HeaderName(name.clone()))?;
+        Ok(Self { name, value })
+    }
+
+    pub(crate) fn holds(&self, headers: &HeaderMap) -> bool {
+        self.value.matches_header(&self.name, headers)
+    }
 }
 
 #[derive(Debug)]
@@ -70,9 +89,8 @@ impl Conditions {
             return Ok(None);
         }
         let mut headers = Vec::with_capacity(matcher.headers.len());
-        for NamedMatch { name, value } in &matcher.headers {
-            let name = HeaderName::try_from(&**name).map_err(|_| RouteError::HeaderName(name.clone()))?;
-            headers.push((name, Value::new(value, compiler)?));
+        for header in &matcher.headers {
+            headers.push(HeaderCondition::new(header, compiler)?);
         }
         let mut query = Vec::with_capacity(matcher.query.len());
         for NamedMatch { name, value } in &matcher.query {
@@ -82,14 +100,13 @@ impl Conditions {
     }
 
     pub(crate) fn hold(&self, headers: &HeaderMap, query: Option<&str>) -> bool {
-        self.headers.iter().all(|(name, value)| value.matches_header(name, headers))
+        self.headers.iter().all(|header| header.holds(headers))
             && self.query.iter().all(|(name, value)| value.matches_parameter(name, query))
     }
 
     /// Positions of the header conditions that do not hold, and of the query conditions.
     pub(crate) fn failing(&self, headers: &HeaderMap, query: Option<&str>) -> (Vec<usize>, Vec<usize>) {
-        let of_headers =
-            self.headers.iter().enumerate().filter(|(_, (name, value))| !value.matches_header(name, headers));
+        let of_headers = self.headers.iter().enumerate().filter(|(_, header)| !header.holds(headers));
         let of_query = self.query.iter().enumerate().filter(|(_, (name, value))| !value.matches_parameter(name, query));
         (of_headers.map(|(at, _)| at).collect(), of_query.map(|(at, _)| at).collect())
     }

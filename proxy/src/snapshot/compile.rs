@@ -20,6 +20,7 @@ use crate::{
     balance::{Balancer, EndpointSet},
     endpoint::Endpoint,
     identity::{ClientTls, Identities, ServerIdentity},
+    layer::fault::Fault,
     resilience::limiter::RateLimits,
     route::{
         Candidate, Rank, RouteError, RouteTable,
@@ -76,6 +77,7 @@ pub fn compile(input: &Input<'_>, previous: &Snapshot) -> Result<Snapshot, Compi
         upstreams: HashMap::new(),
         limits: HashMap::new(),
         rules: Vec::new(),
+        broken: None,
     };
     for service in &input.config.services {
         for port in &service.ports {
@@ -83,7 +85,10 @@ pub fn compile(input: &Input<'_>, previous: &Snapshot) -> Result<Snapshot, Compi
         }
     }
     let ports = compiler.ports()?;
-    let Compiler { services, rules, upstreams, limits, .. } = compiler;
+    let Compiler { services, rules, upstreams, limits, broken, .. } = compiler;
+    if let Some(error) = broken {
+        return Err(error.into());
+    }
     Ok(Snapshot { revision: input.revision, config: input.config.clone(), ports, rules, services, upstreams, limits })
 }
 
@@ -95,6 +100,8 @@ struct Compiler<'a> {
     upstreams: HashMap<UpstreamId, Arc<Upstream>>,
     limits: HashMap<PolicyTarget, Arc<RateLimits>>,
     rules: Vec<Rule>,
+    /// A fault that cannot be compiled.
+    broken: Option<RouteError>,
 }
 
 impl Compiler<'_> {
@@ -178,8 +185,19 @@ impl Compiler<'_> {
         let before = self.previous.upstreams.get(&id);
         let balancer =
             Balancer::new(&policy.load_balancer, service.endpoints.clone(), before.map(|before| &before.balancer));
-        let upstream =
-            Arc::new(Upstream { protocol: service.protocol, tls: service.tls.clone(), policy, balancer, service });
+        let fault = policy.fault.as_ref().map(Fault::new).transpose();
+        let fault = fault.unwrap_or_else(|error| {
+            self.broken = Some(error);
+            None
+        });
+        let upstream = Arc::new(Upstream {
+            protocol: service.protocol,
+            tls: service.tls.clone(),
+            policy,
+            balancer,
+            fault,
+            service,
+        });
         self.upstreams.insert(id, upstream.clone());
         Some(upstream)
     }
