@@ -2,4 +2,7 @@
 //! passed in, so that each is tested with a table and a property test. What drives them is in [`crate::layer`] and
 //! [`crate::pipeline`].
 
+pub mod breaker;
+pub mod circuit;
+pub mod guard;
 pub mod outcome;
