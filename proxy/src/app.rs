@@ -117,12 +117,22 @@ impl App {
             let shared = Arc::downgrade(&shared);
             move |samples| {
                 let Some(shared) = shared.upgrade() else { return };
+                // Ports of a service may share an address, which has one series.
+                let mut breakers = BTreeMap::<(Arc<str>, Arc<str>), u8>::new();
                 for service in shared.snapshot.load().services.values() {
                     for endpoint in service.endpoints() {
                         let port = service.port.to_string();
                         let labels = [("service", &*service.name), ("port", &port), ("endpoint", &*endpoint.label)];
                         samples.add("weft_endpoint_health", &labels, f64::from(u8::from(endpoint.usable())));
+                        if service.breaker.is_some() {
+                            let state = breakers.entry((service.name.clone(), endpoint.label.clone())).or_default();
+                            *state = (*state).max(endpoint.guard().state() as u8);
+                        }
                     }
+                }
+                for ((service, endpoint), state) in breakers {
+                    let labels = [("service", &*service), ("endpoint", &*endpoint)];
+                    samples.add("weft_endpoint_breaker_state", &labels, f64::from(state));
                 }
             }
         });
@@ -261,12 +271,14 @@ impl App {
             .flat_map(|service| service.endpoints().iter().map(|endpoint| (endpoint.id, ())))
             .collect();
         self.watch.follow(&snapshot);
+        let (enforced, now) = (snapshot.clone(), Instant::now());
         self.shared.publish(snapshot);
         for endpoint in previous.services.values().flat_map(|service| service.endpoints()) {
             if !kept.contains_key(&endpoint.id) {
-                endpoint.mark_removed();
+                endpoint.mark_removed(now);
             }
         }
+        enforced.enforce(now);
         self.shared.telemetry.metrics.config_revision.store(self.revision, Ordering::Relaxed);
     }
 

@@ -274,9 +274,10 @@ impl ReplyBody {
     }
 
     /// The upstream's body.
-    pub fn upstream(body: Incoming, mut lease: Lease, exchange: Box<Exchange>) -> Self {
+    pub fn upstream(body: Incoming, mut lease: Lease, mut exchange: Box<Exchange>) -> Self {
         let source = if body.is_end_stream() {
             lease.finish();
+            exchange.ended();
             ReplySource::Empty
         } else {
             ReplySource::Upstream { body, lease }
@@ -315,6 +316,9 @@ impl Body for ReplyBody {
                 }
                 if body.is_end_stream() {
                     lease.finish();
+                    if let Some(exchange) = &mut this.exchange {
+                        exchange.ended();
+                    }
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -326,6 +330,9 @@ impl Body for ReplyBody {
             }
             Poll::Ready(None) => {
                 lease.finish();
+                if let Some(exchange) = &mut this.exchange {
+                    exchange.ended();
+                }
                 Poll::Ready(None)
             }
             Poll::Pending => match this.exchange.as_mut().map_or(Poll::Pending, |exchange| exchange.poll_stalled(cx)) {

@@ -4,15 +4,22 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{
-            AtomicBool, AtomicU8, AtomicU32, AtomicU64,
-            Ordering::{Relaxed, SeqCst},
-        },
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 
-use crate::balance::ewma::PeakEwma;
+use fastrand::Rng;
+
+use crate::{
+    balance::ewma::PeakEwma,
+    resilience::{
+        breaker::State,
+        circuit::{Circuit, Event},
+        guard::{Guard, Probe},
+        outcome::Outcome,
+    },
+};
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 static HEALTH_GENERATION: AtomicU64 = AtomicU64::new(0);
@@ -21,6 +28,11 @@ static HEALTH_GENERATION: AtomicU64 = AtomicU64::new(0);
 /// long as this stays the same.
 pub fn health_generation() -> u64 {
     HEALTH_GENERATION.load(Relaxed)
+}
+
+/// An endpoint became usable or unusable.
+pub(crate) fn health_changed() {
+    HEALTH_GENERATION.fetch_add(1, Relaxed);
 }
 
 /// One address behind a service.
@@ -46,13 +58,7 @@ pub struct Endpoint {
     pub failures: AtomicU64,
     weight: AtomicU32,
     idle_millis: AtomicU64,
-    health: AtomicU8,
-    /// Nanoseconds after `epoch` at which it last became usable: start of its slow start.
-    usable_since: AtomicU64,
-    epoch: Instant,
-    /// Counts the unusable endpoints of the service, so that a picker knows the share without looking at all.
-    unusable: Arc<AtomicU32>,
-    removed: AtomicBool,
+    guard: Guard,
 }
 
 /// What active health checks say.
@@ -78,19 +84,21 @@ impl Health {
 }
 
 impl Endpoint {
-    /// A new endpoint, usable from `now` on. `unusable` is the counter shared by the endpoints of its service.
+    /// A new endpoint, usable from `now` on. `circuit` is shared by the endpoints of its service.
     pub fn new(
         address: SocketAddr,
         hostname: Option<Arc<str>>,
         zone: Option<Arc<str>>,
         weight: u32,
-        unusable: Arc<AtomicU32>,
+        circuit: Arc<Circuit>,
         now: Instant,
     ) -> Self {
+        let id = NEXT_ID.fetch_add(1, Relaxed);
+        let label: Arc<str> = address.to_string().into();
         Self {
-            id: NEXT_ID.fetch_add(1, Relaxed),
+            id,
             address,
-            label: address.to_string().into(),
+            label: label.clone(),
             hostname,
             zone,
             in_flight: InFlight::default(),
@@ -99,11 +107,7 @@ impl Endpoint {
             failures: AtomicU64::new(0),
             weight: AtomicU32::new(weight),
             idle_millis: AtomicU64::new(60_000),
-            health: AtomicU8::new(Health::Unknown as u8),
-            usable_since: AtomicU64::new(0),
-            epoch: now,
-            unusable,
-            removed: AtomicBool::new(false),
+            guard: Guard::new(id, label, circuit, now),
         }
     }
 
@@ -117,52 +121,59 @@ impl Endpoint {
         self.weight.store(weight, Relaxed);
     }
 
+    /// Its breaker, and everything else that says whether it may be picked.
+    pub fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
     /// What health checks last said.
     pub fn health(&self) -> Health {
-        match self.health.load(Relaxed) {
-            0 => Health::Unknown,
-            1 => Health::Healthy,
-            _ => Health::Unhealthy,
-        }
+        self.guard.health()
     }
 
     /// Records a verdict of the health checker. A recovered endpoint starts slowly again; one that was removed keeps no
     /// verdict, because it no longer counts.
     pub fn set_health(&self, health: Health, now: Instant) {
-        if self.is_removed() {
-            return;
-        }
-        self.swap_health(health, now);
-        // Removed by another thread in between: whoever swaps last takes it out of the count.
-        if self.removed.load(SeqCst) {
-            self.swap_health(Health::Unknown, now);
-        }
+        self.guard.set_health(health, now);
     }
 
-    fn swap_health(&self, health: Health, now: Instant) {
-        let was = self.health.swap(health as u8, SeqCst) == Health::Unhealthy as u8;
-        match (was, health == Health::Unhealthy) {
-            (false, true) => {
-                self.unusable.fetch_add(1, Relaxed);
-            }
-            (true, false) => {
-                let since = now.saturating_duration_since(self.epoch);
-                self.usable_since.store(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX), Relaxed);
-                self.unusable.fetch_sub(1, Relaxed);
-            }
-            _ => return,
-        }
-        HEALTH_GENERATION.fetch_add(1, Relaxed);
-    }
-
-    /// Whether a picker may choose it outside of panic.
+    /// Whether a picker may choose it outside of panic: neither unhealthy nor ejected. One load.
+    #[inline]
     pub fn usable(&self) -> bool {
-        self.health.load(Relaxed) != Health::Unhealthy as u8
+        self.guard.usable()
     }
 
     /// How long it has been usable.
     pub fn usable_for(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.epoch + Duration::from_nanos(self.usable_since.load(Relaxed)))
+        self.guard.usable_for(now)
+    }
+
+    /// Tells the breaker how an attempt ended; returns what changed by it. `probe` is the attempt's, if it was one.
+    ///
+    /// An endpoint whose breaker closes is as good as new: what was slow before does not keep it from its share.
+    #[inline]
+    pub fn record(&self, outcome: Outcome, probe: Option<Probe>, now: Instant, rng: &mut Rng) -> Option<Arc<Event>> {
+        if !self.guard.enabled() {
+            return None;
+        }
+        let event = self.guard.record(outcome, probe, now, rng)?;
+        if event.to == State::Closed {
+            self.latency.forget();
+        }
+        Some(event)
+    }
+
+    /// Tells the balancer how long the endpoint took. What began before it was last out of use says nothing of it now.
+    #[inline]
+    pub fn observe(&self, start: Instant, took: Duration, now: Instant) {
+        if start >= self.guard.usable_since() {
+            self.latency.observe(took, now);
+        }
+    }
+
+    /// A probe, if its breaker lets one out now.
+    pub fn probe(self: &Arc<Self>, now: Instant) -> Option<Probe> {
+        self.guard.probe(self, now)
     }
 
     /// How long an idle connection to it is kept.
@@ -177,14 +188,12 @@ impl Endpoint {
 
     /// Whether it left the configuration: pooled connections to it are closed instead of kept.
     pub fn is_removed(&self) -> bool {
-        self.removed.load(Relaxed)
+        self.guard.is_removed()
     }
 
-    /// Called when no configuration names it any more. It stops counting as unusable.
-    pub fn mark_removed(&self) {
-        if !self.removed.swap(true, SeqCst) {
-            self.swap_health(Health::Unknown, self.epoch);
-        }
+    /// Called when no configuration names it any more. It stops counting as unusable, open or ejected.
+    pub fn mark_removed(&self, now: Instant) {
+        self.guard.remove(now);
     }
 }
 
@@ -211,24 +220,33 @@ impl InFlight {
 
 /// A request in flight at an endpoint: counted from [`Ticket::new`] until it is dropped.
 #[derive(Debug)]
-pub struct Ticket(Arc<Endpoint>);
+pub struct Ticket {
+    endpoint: Arc<Endpoint>,
+    probe: Option<Probe>,
+}
 
 impl Ticket {
-    /// Counts a request sent to `endpoint`.
-    pub fn new(endpoint: Arc<Endpoint>) -> Self {
+    /// Counts a request sent to `endpoint`. `probe` is its slot, if it is one: it is given back with the ticket, unless
+    /// there is a verdict before.
+    pub fn new(endpoint: Arc<Endpoint>, probe: Option<Probe>) -> Self {
         endpoint.in_flight.enter();
         endpoint.requests.fetch_add(1, Relaxed);
-        Self(endpoint)
+        Self { endpoint, probe }
     }
 
     /// The endpoint.
     pub fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.0
+        &self.endpoint
+    }
+
+    /// The slot, for the one who has the verdict.
+    pub fn take_probe(&mut self) -> Option<Probe> {
+        self.probe.take()
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.0.in_flight.leave();
+        self.endpoint.in_flight.leave();
     }
 }

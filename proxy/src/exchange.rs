@@ -17,12 +17,16 @@ use http::{HeaderMap, Request};
 
 use crate::{
     accept::guard::{self, GuardHandle},
+    balance::Pick,
     body::Progress,
     conn::Conn,
     endpoint::{Endpoint, Ticket},
     error::{Reason, Refusal},
     record::Record,
-    resilience::limiter::Standing,
+    resilience::{
+        limiter::Standing,
+        outcome::{Failure, Outcome},
+    },
     snapshot::{Deadlines, Rule, Service, Target, Upstream},
     telemetry::metrics::InFlightGuard,
     wheel::Timer,
@@ -53,6 +57,8 @@ pub struct Exchange {
     timer: Option<Timer>,
     /// The response's head is there.
     answered: bool,
+    /// gRPC: the current attempt has not shown yet whether it succeeds.
+    undecided: bool,
     /// Something was sent to the client since the timer was last looked at.
     moved: bool,
 }
@@ -117,6 +123,7 @@ impl Exchange {
             _turn: conn.guard.get().map(GuardHandle::exchange),
             timer: None,
             answered: false,
+            undecided: false,
             moved: false,
         })
     }
@@ -159,9 +166,11 @@ impl Exchange {
         Ok(())
     }
 
-    /// The endpoint that an attempt goes to.
-    pub fn attempt(&mut self, endpoint: &Arc<Endpoint>, tls: bool, headers: Option<&mut HeaderMap>) {
-        self.holds.endpoint = Some(Ticket::new(endpoint.clone()));
+    /// An attempt begins.
+    pub fn attempt(&mut self, pick: Pick, tls: bool, headers: Option<&mut HeaderMap>) {
+        let Pick { endpoint, probe } = pick;
+        self.undecided = self.record.is_grpc() && endpoint.guard().enabled();
+        let endpoint = self.holds.endpoint.insert(Ticket::new(endpoint, probe)).endpoint();
         let worker = &self.conn.worker;
         self.record.attempt(&worker.telemetry, endpoint, tls, headers, worker.clock.now());
     }
@@ -169,6 +178,44 @@ impl Exchange {
     /// The endpoint of the current attempt.
     pub fn endpoint(&self) -> Option<&Arc<Endpoint>> {
         self.holds.endpoint.as_ref().map(Ticket::endpoint)
+    }
+
+    /// Tells the endpoint of the current attempt how it ended, or that it failed after all.
+    pub fn judge(&mut self, outcome: Outcome) {
+        self.undecided = false;
+        let Some(ticket) = &mut self.holds.endpoint else { return };
+        if !ticket.endpoint().guard().enabled() {
+            return;
+        }
+        let probe = ticket.take_probe();
+        let worker = &self.conn.worker;
+        let event = ticket.endpoint().record(outcome, probe, worker.clock.now(), &mut worker.rng.borrow_mut());
+        if let Some(event) = event {
+            self.record.breaker(event);
+        }
+    }
+
+    /// The head of the current attempt's response is there, and the response fit for the client. That is the verdict,
+    /// unless it is gRPC, whose status comes with the trailers.
+    pub fn judge_head(&mut self, status: u16) {
+        let failure = match (self.record.is_grpc(), self.record.attempt_grpc_status()) {
+            (true, Some(status)) => Failure::of_grpc(status),
+            (true, None) if status == 200 => return,
+            _ => Failure::of_status(status),
+        };
+        self.verdict(failure);
+    }
+
+    /// The current attempt came to nothing, for this reason.
+    pub fn judge_failure(&mut self, reason: Reason) {
+        if let Some(failure) = Failure::of_reason(reason) {
+            self.verdict(Some(failure));
+        }
+    }
+
+    fn verdict(&mut self, failure: Option<Failure>) {
+        let took = self.record.took(self.conn.worker.clock.now());
+        self.judge(Outcome { failure, took });
     }
 
     /// The backend, in a form that outlives borrows of the exchange.
@@ -241,16 +288,40 @@ impl Exchange {
         self.record.bytes_out += bytes as u64;
         self.moved = true;
         self.conn.touch();
+        if self.undecided {
+            // The first message.
+            self.verdict(None);
+        }
+    }
+
+    /// The response's body has ended; what follows from its trailers has been said before.
+    pub fn ended(&mut self) {
+        if self.undecided {
+            // Neither a message nor a status: gRPC clients take that for UNKNOWN.
+            self.verdict(Some(Failure::Grpc(2)));
+        }
     }
 
     /// The response's trailers.
     pub fn trailers(&mut self, trailers: &HeaderMap) {
         self.record.grpc_status(trailers);
+        if !self.record.is_grpc() {
+            return;
+        }
+        let failure = self.record.attempt_grpc_status().and_then(Failure::of_grpc);
+        // Also after a message, which had been taken for a success.
+        if failure.is_some() || self.undecided {
+            self.verdict(failure);
+        }
     }
 
     /// The response could not be completed.
     pub fn fail(&mut self, reason: Reason) {
         self.record.reason.get_or_insert(reason);
+        // A client that breaks off its request ends the response, too.
+        if self.progress.as_ref().is_none_or(|progress| progress.failure.get().is_none()) {
+            self.judge_failure(reason);
+        }
     }
 
     /// While the upstream's body makes no progress: ready once it has taken too long.

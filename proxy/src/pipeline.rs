@@ -169,9 +169,10 @@ async fn forward(exchange: &mut Exchange, prepared: &mut Prepared) -> Result<(Re
     let mut tried = SmallVec::<[u64; PICKS]>::new();
     loop {
         let now = worker.clock.now();
-        let picked = upstream.balancer.pick(prepared.hash, &tried, now, &mut worker.rng.borrow_mut()).cloned();
-        let endpoint = picked.ok_or_else(|| no_endpoint(upstream))?;
-        exchange.attempt(&endpoint, upstream.tls.is_some(), prepared.request.as_mut().map(Request::headers_mut));
+        let picked = upstream.pick(prepared.hash, &tried, now, &mut worker.rng.borrow_mut());
+        let pick = picked.map_err(|unpicked| upstream.refusal(unpicked, now))?;
+        let endpoint = pick.endpoint.clone();
+        exchange.attempt(pick, upstream.tls.is_some(), prepared.request.as_mut().map(Request::headers_mut));
         let progress = exchange.progress.clone();
         let answered = {
             let sending =
@@ -187,13 +188,19 @@ async fn forward(exchange: &mut Exchange, prepared: &mut Prepared) -> Result<(Re
                 if !lease.is_fresh() {
                     observe(&endpoint, exchange, now, Duration::ZERO);
                 }
-                finish(&mut response, &mut lease, prepared.client.take(), exchange, target)?;
+                let finished = finish(&mut response, &mut lease, prepared.client.take(), exchange, target);
+                match &finished {
+                    Ok(()) => exchange.judge_head(response.status().as_u16()),
+                    Err(refusal) => exchange.judge_failure(refusal.reason),
+                }
+                finished?;
                 return Ok((response, lease));
             }
             Err(error) => error,
         };
         let now = worker.clock.read();
         exchange.record.attempt_failed(error.refusal.reason, now);
+        exchange.judge_failure(error.refusal.reason);
         if !error.refusal.reason.is_clients_fault() {
             observe(&endpoint, exchange, now, FAILURE);
         }
@@ -213,7 +220,7 @@ const FAILURE: Duration = Duration::from_secs(1);
 /// Tells the balancer how long the endpoint took.
 fn observe(endpoint: &Endpoint, exchange: &Exchange, now: Instant, least: Duration) {
     if let Some(start) = exchange.record.attempt_start() {
-        endpoint.latency.observe(now.saturating_duration_since(start).max(least), now);
+        endpoint.observe(start, now.saturating_duration_since(start).max(least), now);
     }
 }
 
@@ -299,17 +306,6 @@ fn finish(
 
 fn nowhere(detail: &'static str) -> Refusal {
     Refusal::new(Reason::NoEndpoint, detail)
-}
-
-fn no_endpoint(upstream: &Upstream) -> Refusal {
-    let all = upstream.service.endpoints().len();
-    let name = &upstream.service.name;
-    let detail = if all == 0 {
-        format!("service {name} has no endpoints")
-    } else {
-        format!("none of the {all} endpoints of service {name} is usable")
-    };
-    Refusal::with(Reason::NoEndpoint, detail)
 }
 
 /// What RingHash and Maglev hash; 0 for the others, which ignore it.

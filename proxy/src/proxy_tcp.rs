@@ -5,7 +5,9 @@ use std::{io, net::SocketAddr, rc::Rc, time::Duration};
 use tokio::net::TcpStream;
 
 use crate::{
+    balance::Pick,
     endpoint::Ticket,
+    resilience::outcome::{Failure, Outcome},
     snapshot::{PortId, PortKind, Target, Upstream},
     telemetry::metrics::{ConnectionSide, ConnectionState},
     tunnel,
@@ -49,13 +51,22 @@ async fn open(worker: &Worker, upstream: &Upstream, peer: SocketAddr) -> Result<
     let mut why = format!("service {} has no usable endpoint", upstream.service.name);
     while tried.len() < PICKS {
         let now = worker.clock.read();
-        let picked = upstream.balancer.pick(hash, &tried, now, &mut worker.rng.borrow_mut()).cloned();
-        let Some(endpoint) = picked.filter(|endpoint| !tried.contains(&endpoint.id)) else { break };
-        let ticket = Ticket::new(endpoint.clone());
-        match connect::connect(upstream, &endpoint).await {
+        let picked = upstream.pick(hash, &tried, now, &mut worker.rng.borrow_mut());
+        let Pick { endpoint, probe } = match picked {
+            Ok(pick) if !tried.contains(&pick.endpoint.id) => pick,
+            Err(unpicked) if tried.is_empty() => return Err(upstream.refusal(unpicked, now).detail.into_owned()),
+            _ => break,
+        };
+        let mut ticket = Ticket::new(endpoint.clone(), probe);
+        let connected = connect::connect(upstream, &endpoint).await;
+        let done = worker.clock.read();
+        let took = done.saturating_duration_since(now);
+        // All that is known of a service that speaks no HTTP: whether it takes connections, and how fast.
+        let outcome = Outcome { failure: connected.is_err().then_some(Failure::ConnectFailed), took };
+        endpoint.record(outcome, ticket.take_probe(), done, &mut worker.rng.borrow_mut());
+        match connected {
             Ok(io) => {
-                let connected = worker.clock.read();
-                endpoint.latency.observe(connected.saturating_duration_since(now), connected);
+                endpoint.observe(now, took, done);
                 return Ok((io, ticket));
             }
             Err(error) => {

@@ -1,6 +1,11 @@
 //! What is remembered of a request for metrics, spans and the access log. Texts are kept only if somebody records them.
 
-use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    borrow::Cow,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
 use smallvec::SmallVec;
@@ -9,6 +14,7 @@ use crate::{
     conn::Conn,
     endpoint::Endpoint,
     error::{Reason, Refusal},
+    resilience::circuit::Event,
     snapshot::Rule,
     telemetry::{Attempt, Finished, Worker, context::Trace, metrics::Slot},
 };
@@ -109,6 +115,7 @@ impl Record {
             status: 0,
             grpc_status: None,
             reason: None,
+            breaker: None,
         });
     }
 
@@ -133,6 +140,29 @@ impl Record {
             attempt.end = Some(now);
             attempt.reason = Some(reason);
         }
+    }
+
+    /// The outcome of the attempt under way changed its endpoint's breaker.
+    pub fn breaker(&mut self, event: Arc<Event>) {
+        if let Some(attempt) = self.attempts.last_mut() {
+            attempt.breaker = Some(event);
+        }
+    }
+
+    /// From the start of the attempt under way to its response's head, or to `now` without one.
+    pub fn took(&self, now: Instant) -> Duration {
+        let took = |attempt: &Attempt| attempt.head.unwrap_or(now).saturating_duration_since(attempt.start);
+        self.attempts.last().map_or(Duration::ZERO, took)
+    }
+
+    /// Whether it is a gRPC exchange.
+    pub fn is_grpc(&self) -> bool {
+        self.grpc.is_some()
+    }
+
+    /// The upstream's `grpc-status`, as far as the attempt under way has one.
+    pub fn attempt_grpc_status(&self) -> Option<u8> {
+        self.attempts.last()?.grpc_status
     }
 
     /// Reads `grpc-status` of a gRPC exchange from headers or trailers.

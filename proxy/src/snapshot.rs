@@ -12,18 +12,21 @@ mod tests;
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    sync::{Arc, atomic::AtomicU32},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use weft_model::config::{AppProtocol, Config, HttpRoute, HttpRule, Key, Policy, PolicyTarget, RouteKind};
+use weft_model::{
+    config::{AppProtocol, Config, HttpRoute, HttpRule, Key, Policy, PolicyTarget, RouteKind},
+    policy::CircuitBreaker,
+};
 
 use crate::{
     balance::{Balancer, EndpointSet},
     endpoint::{Endpoint, InFlight},
     identity::{client::ClientTls, server::ServerIdentity},
     layer::fault::Fault,
-    resilience::limiter::RateLimits,
+    resilience::{circuit::Circuit, limiter::RateLimits},
     route::{
         RouteTable,
         hosts::Listeners,
@@ -69,6 +72,20 @@ impl Snapshot {
             services: HashMap::new(),
             upstreams: HashMap::new(),
             limits: HashMap::new(),
+        }
+    }
+
+    /// Puts the breakers' policies in force. Not part of compiling, because what was compiled may still be refused.
+    /// Endpoints that are gone are to be marked as removed before: they would count among the others.
+    pub fn enforce(&self, now: Instant) {
+        for service in self.services.values() {
+            let breaker = service.breaker.as_ref();
+            for endpoint in service.endpoints() {
+                // One of weight 0 gets no request that could find out whether it works.
+                endpoint.guard().configure(breaker.filter(|_| endpoint.weight() > 0), now);
+            }
+            let percent = breaker.map_or(0.0, |breaker| breaker.max_ejection_percent);
+            service.circuit.configure(percent, service.endpoints(), now);
         }
     }
 
@@ -240,8 +257,10 @@ pub struct Service {
     pub policy: Policy,
     /// All endpoints.
     pub endpoints: Arc<EndpointSet>,
-    /// How many of them cannot be used.
-    pub unusable: Arc<AtomicU32>,
+    /// What their breakers come to.
+    pub circuit: Arc<Circuit>,
+    /// What opens them: of the service's own policy, otherwise of the first route to it whose own policy has one.
+    pub breaker: Option<Arc<CircuitBreaker>>,
     /// Requests in flight.
     pub in_flight: Arc<InFlight>,
     /// When it was first seen.

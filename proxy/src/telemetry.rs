@@ -16,7 +16,7 @@ use arc_swap::{ArcSwap, Cache};
 use http::{HeaderMap, HeaderValue, Method, Version};
 use weft_model::config;
 
-use crate::{endpoint::Endpoint, error::Reason};
+use crate::{endpoint::Endpoint, error::Reason, resilience::circuit::Event};
 
 pub mod access;
 pub mod context;
@@ -154,6 +154,8 @@ pub struct Attempt {
     pub grpc_status: Option<u8>,
     /// Why it failed, when there was no usable response.
     pub reason: Option<Reason>,
+    /// What its outcome did to the endpoint's breaker.
+    pub breaker: Option<Arc<Event>>,
 }
 
 /// A finished exchange, borrowed from whoever ran it.

@@ -3,7 +3,7 @@
 use std::{
     borrow::Cow,
     sync::{Arc, atomic::Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
@@ -14,7 +14,9 @@ use crate::{
     admin::{Admin, Readiness, TraceQuery},
     endpoint::Endpoint,
     explain::{self, Question},
+    resilience::circuit::Event,
     resilience::limiter::{self, CircuitView},
+    telemetry::access::rfc3339,
     worker::Shared,
 };
 
@@ -73,6 +75,9 @@ impl Admin for NodeAdmin {
                 "port": service.port,
                 "protocol": format!("{:?}", service.protocol).to_lowercase(),
                 "balancer": format!("{:?}", service.policy.load_balancer.kind),
+                "circuit": service.circuit.state().as_str(),
+                "requests_in_flight": service.in_flight.get(),
+                "events": service.circuit.events().iter().map(|each| event(each)).collect::<Vec<_>>(),
                 "endpoints": endpoints,
             })
         });
@@ -124,6 +129,22 @@ impl Admin for NodeAdmin {
     }
 }
 
+fn event(event: &Event) -> Value {
+    json!({
+        "at": rfc3339(event.at),
+        "endpoint": &*event.endpoint,
+        "from": event.from.as_str(),
+        "to": event.to.as_str(),
+        "evidence": &*event.evidence,
+        "ejected": event.ejected,
+        "for_ms": event.lasts.map(millis),
+    })
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn limit(owner: &str, report: &limiter::Report) -> Value {
     let RateLimit { requests, per, burst, key, .. } = &report.written;
     json!({
@@ -143,13 +164,18 @@ fn limit(owner: &str, report: &limiter::Report) -> Value {
 
 /// One endpoint, as `/endpoints` and `/explain` show it.
 pub(crate) fn endpoint(endpoint: &Endpoint, now: Instant) -> Value {
+    let breaker = endpoint.guard().view(now);
     json!({
         "address": &*endpoint.label,
         "hostname": endpoint.hostname.as_deref(),
         "zone": endpoint.zone.as_deref(),
         "weight": endpoint.weight(),
         "health": endpoint.health().as_str(),
-        "breaker": "closed",
+        "breaker": breaker.state.as_str(),
+        "ejected": breaker.ejected,
+        "evidence": breaker.evidence.as_deref(),
+        "ejection_ms_left": breaker.left.map(millis),
+        "ejections": breaker.openings,
         "in_flight": endpoint.in_flight.get(),
         "ewma_ms": (endpoint.latency.get(now).as_secs_f64() * 1e6).round() / 1e3,
         "requests": endpoint.requests.load(Ordering::Relaxed),

@@ -61,6 +61,11 @@ impl PeakEwma {
         });
     }
 
+    /// As if nothing had been observed yet.
+    pub fn forget(&self) {
+        self.state.store(0, Relaxed);
+    }
+
     /// The estimate at `now`. It falls towards zero while nothing is observed, so that a slow endpoint is tried again
     /// sooner or later. [`DEFAULT_RTT`] before the first observation.
     pub fn get(&self, now: Instant) -> Duration {

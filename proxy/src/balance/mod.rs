@@ -5,9 +5,12 @@
 //! latency, health) is in the [`Endpoint`]s; the turn of round robin and the hash tables are handed over by
 //! [`Balancer::new`].
 //!
+//! A request gets its endpoint by [`crate::snapshot::Upstream::pick`] (in `admit.rs`), which asks the circuit first.
+//!
 //! Every pick goes the same way: *panic?* → zone → draw one (→ draw a rival and compare), leaving out what is unusable
 //! or has been tried. Hashing goes by the key alone: zones and slow start do not apply to it.
 
+mod admit;
 pub mod ewma;
 mod hash;
 mod least;
@@ -21,10 +24,7 @@ mod weights;
 mod zone;
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering::Relaxed},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -32,9 +32,12 @@ use fastrand::Rng;
 use weft_model::policy::{BalancerKind, LoadBalancer};
 
 use self::{ewma::Verdict, maglev::Maglev, ring::Ring, round_robin::Sequence, weights::Sampler, zone::Zones};
-use crate::endpoint::Endpoint;
+use crate::{endpoint::Endpoint, resilience::circuit::Circuit};
 
-pub use self::hash::hash_str;
+pub use self::{
+    admit::{Pick, Unpicked},
+    hash::hash_str,
+};
 
 /// The share of a new or recovered endpoint at the start of its slow start.
 const SLOW_START_FLOOR: f32 = 0.1;
@@ -49,14 +52,14 @@ const MAX_WALK: usize = 128;
 #[derive(Debug)]
 pub struct EndpointSet {
     endpoints: Vec<Arc<Endpoint>>,
-    unusable: Arc<AtomicU32>,
+    circuit: Arc<Circuit>,
     zone: Option<Arc<str>>,
 }
 
 impl EndpointSet {
-    /// `unusable` is the counter that `endpoints` share; `zone` is where this node is, if known.
-    pub fn new(endpoints: Vec<Arc<Endpoint>>, unusable: Arc<AtomicU32>, zone: Option<Arc<str>>) -> Self {
-        Self { endpoints, unusable, zone }
+    /// `circuit` is what `endpoints` share; `zone` is where this node is, if known.
+    pub fn new(endpoints: Vec<Arc<Endpoint>>, circuit: Arc<Circuit>, zone: Option<Arc<str>>) -> Self {
+        Self { endpoints, circuit, zone }
     }
 
     /// All endpoints, those of weight 0 included, in the order of the configuration.
@@ -66,7 +69,7 @@ impl EndpointSet {
 
     /// How many of them are unusable.
     pub fn unusable(&self) -> usize {
-        (self.unusable.load(Relaxed) as usize).min(self.endpoints.len())
+        self.circuit.unusable().min(self.endpoints.len())
     }
 }
 
@@ -133,7 +136,12 @@ impl Balancer {
         matches!(self.algorithm, Algorithm::RingHash(_) | Algorithm::Maglev(_))
     }
 
-    /// Whether so few endpoints are usable that health is ignored: the survivors would not stand the whole load.
+    /// Whether health ever gives way to [`Self::panicking`].
+    pub fn may_panic(&self) -> bool {
+        self.panic_threshold > 0.0
+    }
+
+    /// Whether so few endpoints are usable that health and ejection are ignored: the survivors would not stand the whole load.
     pub fn panicking(&self) -> bool {
         let unusable = self.set.unusable();
         let all = self.set.endpoints.len();

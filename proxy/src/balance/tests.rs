@@ -42,13 +42,13 @@ impl World {
 
     fn zoned(endpoints: &[(u32, Option<&str>)], zone: Option<&str>) -> Self {
         let now = Instant::now();
-        let unusable = Arc::new(AtomicU32::new(0));
+        let circuit = Arc::new(Circuit::new("test".into(), Arc::default(), now));
         let endpoint = |(n, (weight, zone)): (usize, &(u32, Option<&str>))| {
             let address = SocketAddr::from(([10, 0, (n >> 8) as u8, n as u8], 80));
-            Arc::new(Endpoint::new(address, None, zone.map(Into::into), *weight, unusable.clone(), now))
+            Arc::new(Endpoint::new(address, None, zone.map(Into::into), *weight, circuit.clone(), now))
         };
         let endpoints = endpoints.iter().enumerate().map(endpoint).collect();
-        let set = EndpointSet::new(endpoints, unusable.clone(), zone.map(Into::into));
+        let set = EndpointSet::new(endpoints, circuit.clone(), zone.map(Into::into));
         Self { set: Arc::new(set), now, rng: Rng::with_seed(7) }
     }
 
@@ -166,7 +166,7 @@ fn closed_loop(world: &mut World, balancer: &Balancer, clients: usize, requests:
         counts[place] += 1;
         let nanos = 4_500_000 + world.rng.u64(..1_000_000);
         let took = Duration::from_nanos(if slow == Some(place) { nanos * 10 } else { nanos });
-        tickets.insert(serial, Ticket::new(picked));
+        tickets.insert(serial, Ticket::new(picked, None));
         busy.push(std::cmp::Reverse((world.now + took, world.now, serial)));
         world.now += Duration::from_nanos(1000);
     }
@@ -359,7 +359,7 @@ fn a_removed_endpoint_no_longer_counts_as_unusable() {
     let world = World::new(&[1, 1]);
     world.down(&[0]);
     assert_eq!(world.set.unusable(), 1);
-    world.set.endpoints[0].mark_removed();
+    world.set.endpoints[0].mark_removed(world.now);
     assert_eq!(world.set.unusable(), 0);
     world.down(&[0]);
     assert_eq!(world.set.unusable(), 0);

@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Mutex,
-        atomic::{AtomicU32, AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicUsize, Ordering::SeqCst},
     },
 };
 
@@ -22,6 +22,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::resilience::circuit::Circuit;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Mode {
@@ -123,8 +124,9 @@ async fn answer(mode: Mode) -> Reply {
 }
 
 fn endpoint(address: SocketAddr) -> Arc<Endpoint> {
-    let unusable = Arc::new(AtomicU32::new(0));
-    Arc::new(Endpoint::new(address, None, None, 1, unusable, Instant::now().into_std()))
+    let now = Instant::now().into_std();
+    let circuit = Arc::new(Circuit::new("test".into(), Arc::default(), now));
+    Arc::new(Endpoint::new(address, None, None, 1, circuit, now))
 }
 
 fn spec(probe: Probe) -> HealthCheck {
@@ -310,7 +312,7 @@ async fn an_update_keeps_those_who_stay_and_forgets_leavers() {
     let report = tokio::time::timeout(Duration::from_secs(20), reports.recv()).await.unwrap().unwrap();
     assert_eq!((report.0, report.1), (comes.id, Health::Unhealthy));
     // A removed endpoint is no longer asked, even if nobody updates the checker.
-    stays.mark_removed();
+    stays.mark_removed(Instant::now().into_std());
     eventually("the removed one's task ends", || Arc::strong_count(&stays) == 1).await;
 }
 
@@ -335,9 +337,9 @@ fn the_host_is_a_name_where_there_is_one() {
         (Some("shop.example"), "10.0.0.1:8080", false, "shop.example:8080"),
     ];
     for (name, address, tls, expect) in table {
-        let unusable = Arc::new(AtomicU32::new(0));
         let now = Instant::now().into_std();
-        let endpoint = Endpoint::new(address.parse().unwrap(), name.map(Into::into), None, 1, unusable, now);
+        let circuit = Arc::new(Circuit::new("test".into(), Arc::default(), now));
+        let endpoint = Endpoint::new(address.parse().unwrap(), name.map(Into::into), None, 1, circuit, now);
         assert_eq!(authority(&endpoint, tls), expect);
     }
 }

@@ -10,6 +10,7 @@ use http::{
 use http_body_util::BodyExt;
 
 use crate::{
+    balance::Pick,
     body::RequestBody,
     conn::Conn,
     snapshot::{Rule, Upstream},
@@ -85,8 +86,8 @@ impl Drop for Counted<'_> {
 async fn copy(worker: Rc<Worker>, upstream: Arc<Upstream>, request: Request<RequestBody>) {
     let _counted = Counted::new(&worker);
     let now = worker.clock.now();
-    let picked = upstream.balancer.pick(worker.random(), &[], now, &mut worker.rng.borrow_mut()).cloned();
-    let Some(endpoint) = picked else { return };
+    let picked = upstream.pick_for_copy(worker.random(), now, &mut worker.rng.borrow_mut());
+    let Ok(Pick { endpoint, .. }) = picked else { return };
     let exchange = async {
         if let Ok((response, mut lease)) =
             send::send(&worker, &upstream, &endpoint, &mut Some(request), Keep::ForReuse, None).await

@@ -3,7 +3,10 @@
 //! [`crate::pipeline`].
 
 pub mod backoff;
+pub mod breaker;
 pub mod budget;
+pub mod circuit;
+pub mod guard;
 pub mod limiter;
 pub mod outcome;
 pub mod quantile;

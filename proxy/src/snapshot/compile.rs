@@ -7,9 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use weft_model::config::{
-    Address, AllowedNamespaces, BackendRef, BackendTls, Config, Filter, Gateway, HttpRoute, HttpRule, Key, Listener,
-    ListenerProtocol, ParentRef, PathMatch, Policy, PolicyTarget, RouteKind, ServicePort, TcpRoute, Timeouts,
+use weft_model::{
+    config::{
+        Address, AllowedNamespaces, BackendRef, BackendTls, Config, Filter, Gateway, HttpRoute, HttpRule, Key,
+        Listener, ListenerProtocol, ParentRef, PathMatch, Policy, PolicyTarget, RouteKind, ServicePort, TcpRoute,
+        Timeouts,
+    },
+    policy::CircuitBreaker,
 };
 
 use super::{
@@ -21,7 +25,7 @@ use crate::{
     endpoint::Endpoint,
     identity::{ClientTls, Identities, ServerIdentity},
     layer::fault::Fault,
-    resilience::limiter::RateLimits,
+    resilience::{circuit::Circuit, limiter::RateLimits},
     route::{
         Candidate, Rank, RouteError, RouteTable,
         hosts::{Listeners, intersect},
@@ -73,6 +77,7 @@ pub fn compile(input: &Input<'_>, previous: &Snapshot) -> Result<Snapshot, Compi
     let mut compiler = Compiler {
         input,
         previous,
+        breakers: breakers_of_routes(&input.config),
         services: HashMap::new(),
         upstreams: HashMap::new(),
         limits: HashMap::new(),
@@ -95,6 +100,8 @@ pub fn compile(input: &Input<'_>, previous: &Snapshot) -> Result<Snapshot, Compi
 struct Compiler<'a> {
     input: &'a Input<'a>,
     previous: &'a Snapshot,
+    /// For services whose own policy has none.
+    breakers: HashMap<(Key, u16), Arc<CircuitBreaker>>,
     services: HashMap<(Key, u16), Arc<Service>>,
     /// By service, port, and the route whose own policy counts.
     upstreams: HashMap<UpstreamId, Arc<Upstream>>,
@@ -115,7 +122,16 @@ impl Compiler<'_> {
         let before = before.filter(|before| {
             before.protocol == port.protocol && before.tls.as_ref().map(Arc::as_ptr) == tls.as_ref().map(Arc::as_ptr)
         });
-        let unusable = before.map_or_else(Arc::default, |before| before.unusable.clone());
+        let name: Arc<str> = service.key.to_string().into();
+        let circuit = match before {
+            Some(before) => before.circuit.clone(),
+            None => {
+                let ejections = self.input.telemetry.metrics.ejections.clone();
+                Arc::new(Circuit::new(name.clone(), ejections, self.input.now))
+            }
+        };
+        let own = policy.circuit_breaker.clone().map(Arc::new);
+        let breaker = own.or_else(|| self.breakers.get(&id).cloned());
         let mut by_address = HashMap::new();
         let mut endpoints = Vec::new();
         for written in &service.endpoints {
@@ -138,7 +154,7 @@ impl Compiler<'_> {
                         hostname.clone(),
                         written.zone.clone(),
                         written.weight,
-                        unusable.clone(),
+                        circuit.clone(),
                         self.input.now,
                     )),
                 };
@@ -148,15 +164,16 @@ impl Compiler<'_> {
                 endpoints.push(endpoint);
             }
         }
-        let endpoints = Arc::new(EndpointSet::new(endpoints, unusable.clone(), self.input.zone.clone()));
+        let endpoints = Arc::new(EndpointSet::new(endpoints, circuit.clone(), self.input.zone.clone()));
         let state = Service {
             key: service.key.clone(),
             port: port.port,
-            name: service.key.to_string().into(),
+            name,
             protocol: port.protocol,
             policy,
             endpoints,
-            unusable,
+            circuit,
+            breaker,
             in_flight: before.map_or_else(Arc::default, |before| before.in_flight.clone()),
             since: before.map_or(self.input.now, |before| before.since),
             by_address,
@@ -380,6 +397,23 @@ fn deadlines(rule: Option<&HttpRule>, policy: &Policy) -> Deadlines {
         attempt: attempt.and_then(on),
         idle: on(policy.timeouts.idle),
     }
+}
+
+/// A breaker belongs to an endpoint, which all routes share. Where the service itself has no policy for it, that of the
+/// first route (by key) counts whose own policy has one.
+fn breakers_of_routes(config: &Config) -> HashMap<(Key, u16), Arc<CircuitBreaker>> {
+    let mut breakers = HashMap::new();
+    let mut routes: Vec<&HttpRoute> =
+        config.http_routes.iter().filter(|route| config.has_route_policy(route.kind, &route.key)).collect();
+    routes.sort_by_key(|route| (&route.key, route.kind == RouteKind::Grpc));
+    for route in routes {
+        let policy = config.policy_for(None, Some((route.kind, &route.key)));
+        let Some(breaker) = policy.circuit_breaker.map(Arc::new) else { continue };
+        for backend in route.rules.iter().flat_map(|rule| &rule.backends) {
+            breakers.entry((backend.service.clone(), backend.port)).or_insert_with(|| breaker.clone());
+        }
+    }
+    breakers
 }
 
 fn backend_tls<'c>(config: &'c Config, service: &Key, port: &ServicePort) -> Option<&'c BackendTls> {

@@ -229,7 +229,7 @@ fn live_state_outlives_a_configuration() {
     assert_eq!(kept(&first, &second), [true, false]);
     assert_eq!((endpoints[0].weight(), endpoints[0].idle_timeout()), (5, 7 * S));
     let (one, two) = (live(&first, "app"), live(&second, "app"));
-    assert!(Arc::ptr_eq(&one.in_flight, &two.in_flight) && Arc::ptr_eq(&one.unusable, &two.unusable));
+    assert!(Arc::ptr_eq(&one.in_flight, &two.in_flight) && Arc::ptr_eq(&one.circuit, &two.circuit));
     assert_eq!((one.since, two.in_flight.get()), (two.since, 1));
     assert_eq!((first.revision, second.revision), (1, 2));
 
@@ -242,7 +242,7 @@ fn live_state_outlives_a_configuration() {
     let fourth = node.next(&with("grpc", zoned, ""), &third);
     assert_eq!(kept(&third, &fourth), [false, false]);
     assert_eq!(upstream(&fourth, "r").protocol, AppProtocol::Grpc);
-    assert!(!Arc::ptr_eq(&live(&third, "app").unusable, &live(&fourth, "app").unusable));
+    assert!(!Arc::ptr_eq(&live(&third, "app").circuit, &live(&fourth, "app").circuit));
 }
 
 #[test]

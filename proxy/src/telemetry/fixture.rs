@@ -1,14 +1,14 @@
 //! An exchange to try things on: a GET that took 12 ms, answered 200 by the only attempt.
 
 use std::{
-    sync::{Arc, atomic::AtomicU32},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use http::{HeaderValue, Method, Version};
 
 use super::{Attempt, Finished, context::Trace, metrics::Slot};
-use crate::endpoint::Endpoint;
+use crate::{endpoint::Endpoint, resilience::circuit::Circuit};
 
 /// What a [`Finished`] borrows.
 pub(super) struct Exchange {
@@ -77,16 +77,17 @@ impl Exchange {
 
 /// An attempt that began at `start` and was answered after 10 ms.
 pub(super) fn attempt(start: Instant) -> Attempt {
-    let unusable = Arc::<AtomicU32>::default();
+    let circuit = Arc::new(Circuit::new("cart".into(), Arc::default(), start));
     Attempt {
         span_id: 0x2,
         start,
         head: Some(start + Duration::from_millis(10)),
         end: None,
-        endpoint: Some(Arc::new(Endpoint::new(([10, 0, 0, 1], 9000).into(), None, None, 1, unusable, start))),
+        endpoint: Some(Arc::new(Endpoint::new(([10, 0, 0, 1], 9000).into(), None, None, 1, circuit, start))),
         tls: false,
         status: 200,
         grpc_status: None,
         reason: None,
+        breaker: None,
     }
 }

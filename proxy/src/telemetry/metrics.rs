@@ -18,7 +18,7 @@ use std::{
 use http::Method;
 
 use super::names::{self, Side};
-use crate::error::Reason;
+use crate::{error::Reason, resilience::circuit::Ejections};
 
 mod encode;
 pub mod histogram;
@@ -67,6 +67,8 @@ pub struct Metrics {
     pub spans_exported: AtomicU64,
     /// Access log lines left out.
     pub access_log_dropped: AtomicU64,
+    /// Endpoints taken out by their breakers.
+    pub ejections: Arc<Ejections>,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -110,6 +112,9 @@ impl Metrics {
         samples.add("weft_spans_dropped_total", &[("cause", "export_failed")], failed);
         samples.add("weft_spans_exported_total", &[], self.spans_exported.load(Relaxed) as f64);
         samples.add("weft_access_log_dropped_total", &[], self.access_log_dropped.load(Relaxed) as f64);
+        for (cause, count) in self.ejections.read() {
+            samples.add("weft_ejections_total", &[("reason", cause.as_str())], count as f64);
+        }
         samples.add("weft_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
         process::collect(&mut samples);
         for source in lock(&self.sources).iter() {

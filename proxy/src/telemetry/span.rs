@@ -175,6 +175,10 @@ fn client(
     if let Some(reason) = attempt.reason {
         attributes.fixed("weft.reason", reason.row().name);
     }
+    if let Some(event) = &attempt.breaker {
+        attributes.fixed("weft.breaker.state", event.to.as_str());
+        attributes.shared("weft.breaker.evidence", &event.evidence);
+    }
     let failed = attempt.reason.is_some() || names::is_error(Side::Client, attempt.status, attempt.grpc_status);
     SpanRecord {
         trace_id: facts.trace.trace_id,

@@ -262,7 +262,7 @@ fn idle_connections_are_swept() {
         // An endpoint that is gone keeps nothing, and gets nothing back.
         assert_eq!(client.exchange(Method::GET).await, Ok(200));
         let (_, mut lease) = client.send(Method::GET).await.unwrap();
-        client.endpoint.mark_removed();
+        client.endpoint.mark_removed(std::time::Instant::now());
         lease.finish();
         client.worker.pools.sweep(Instant::now());
         assert_eq!(client.held(), 0);

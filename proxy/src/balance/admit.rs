@@ -1,0 +1,116 @@
+//! From an upstream to one of its endpoints: *a probe that is due* → *circuit open?* → the balancer.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use fastrand::Rng;
+
+use crate::{
+    endpoint::Endpoint,
+    error::{Reason, Refusal},
+    resilience::guard::Probe,
+    snapshot::Upstream,
+};
+
+/// Where a request goes.
+#[derive(Debug)]
+pub struct Pick {
+    /// The endpoint.
+    pub endpoint: Arc<Endpoint>,
+    /// The request finds out whether the endpoint works again.
+    pub probe: Option<Probe>,
+}
+
+/// Why a request goes nowhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unpicked {
+    /// There are no endpoints, or none may be used.
+    NoEndpoint,
+    /// Every endpoint is Open or HalfOpen, and no probe is due.
+    CircuitOpen {
+        /// Until the next probe; zero when one is out.
+        retry_after: Duration,
+        /// How many endpoints are open.
+        open: u32,
+    },
+}
+
+impl Upstream {
+    /// Picks an endpoint. The arguments are those of [`super::Balancer::pick`].
+    ///
+    /// # Errors
+    /// When the circuit is open or no endpoint may be used.
+    #[inline]
+    pub fn pick(&self, hash: u64, tried: &[u64], now: Instant, rng: &mut Rng) -> Result<Pick, Unpicked> {
+        if !self.service.circuit.quiet() {
+            if let Some(probe) = self.due_probe(tried, now) {
+                return Ok(Pick { endpoint: probe.endpoint().clone(), probe: Some(probe) });
+            }
+            self.check_circuit(now)?;
+        }
+        self.balance(hash, tried, now, rng)
+    }
+
+    /// Picks an endpoint for a request that nobody waits for: it never is a probe.
+    ///
+    /// # Errors
+    /// When the circuit is open or no endpoint may be used.
+    pub fn pick_for_copy(&self, hash: u64, now: Instant, rng: &mut Rng) -> Result<Pick, Unpicked> {
+        self.check_circuit(now)?;
+        self.balance(hash, &[], now, rng)
+    }
+
+    /// What a client is told that got no endpoint.
+    pub fn refusal(&self, unpicked: Unpicked, now: Instant) -> Refusal {
+        let name = &self.service.name;
+        let Unpicked::CircuitOpen { retry_after, open } = unpicked else {
+            let detail = match self.service.endpoints().len() {
+                0 => format!("service {name} has no endpoints"),
+                all => format!("none of the {all} endpoints of service {name} is usable"),
+            };
+            return Refusal::with(Reason::NoEndpoint, detail);
+        };
+        let mut detail = match open {
+            1 => format!("the only endpoint of service {name} is open"),
+            open => format!("all {open} endpoints of service {name} are open"),
+        };
+        if let (_, Some(last)) = self.service.circuit.outlook(now) {
+            detail.push_str(&format!("; last: {}: {}", last.endpoint, last.evidence));
+        }
+        Refusal { retry_after: Some(retry_after), ..Refusal::with(Reason::CircuitOpen, detail) }
+    }
+
+    #[inline]
+    fn balance(&self, hash: u64, tried: &[u64], now: Instant, rng: &mut Rng) -> Result<Pick, Unpicked> {
+        let endpoint = self.balancer.pick(hash, tried, now, rng).ok_or(Unpicked::NoEndpoint)?;
+        Ok(Pick { endpoint: endpoint.clone(), probe: None })
+    }
+
+    fn check_circuit(&self, now: Instant) -> Result<(), Unpicked> {
+        let circuit = &self.service.circuit;
+        if !circuit.is_open() {
+            return Ok(());
+        }
+        let (retry_after, _) = circuit.outlook(now);
+        Err(Unpicked::CircuitOpen { retry_after, open: circuit.counts().open })
+    }
+
+    /// A probe to the endpoint that has been due for the longest time. One that this request has tried comes into
+    /// question only when nobody else could take the request.
+    #[cold]
+    fn due_probe(&self, tried: &[u64], now: Instant) -> Option<Probe> {
+        let circuit = &self.service.circuit;
+        if !circuit.is_due(now) {
+            return None;
+        }
+        let due = circuit.due(self.balancer.may_panic(), now);
+        let endpoints = self.service.endpoints();
+        // Another configuration than this one may have more endpoints.
+        let find = |id: &u64| endpoints.iter().find(|endpoint| endpoint.id == *id);
+        let (again, fresh): (Vec<u64>, Vec<u64>) = due.into_iter().partition(|id| tried.contains(id));
+        let probe = |ids: &[u64]| ids.iter().filter_map(find).find_map(|endpoint| endpoint.probe(now));
+        probe(&fresh).or_else(|| if circuit.is_open() { probe(&again) } else { None })
+    }
+}

@@ -1,0 +1,449 @@
+//! Whether an endpoint may be picked: its health, its breaker, its ejection. Written under a lock by the few who change
+//! something, read by every pick as one word.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use fastrand::Rng;
+use weft_model::policy::CircuitBreaker;
+
+use super::{
+    breaker::{Breaker, Cause, Slot, State, Transition},
+    circuit::{Circuit, Counts, Event},
+    outcome::Outcome,
+};
+use crate::endpoint::{self, Endpoint, Health};
+
+/// Bits of [`Guard::standing`].
+mod bit {
+    pub const HEALTHY: u32 = 1;
+    pub const UNHEALTHY: u32 = 1 << 1;
+    pub const EJECTED: u32 = 1 << 2;
+    pub const OPEN: u32 = 1 << 3;
+    pub const HALF_OPEN: u32 = 1 << 4;
+    /// It has a breaker.
+    pub const ENABLED: u32 = 1 << 5;
+    /// It left the configuration, and no longer counts.
+    pub const REMOVED: u32 = 1 << 6;
+}
+
+/// The standing of one endpoint.
+#[derive(Debug)]
+pub struct Guard {
+    id: u64,
+    label: Arc<str>,
+    circuit: Arc<Circuit>,
+    /// [`bit`]
+    standing: AtomicU32,
+    epoch: Instant,
+    /// Nanoseconds after `epoch` at which it last became usable: start of its slow start.
+    usable_since: AtomicU64,
+    /// Made when there is a policy for the first time.
+    live: Mutex<Option<Box<Live>>>,
+}
+
+#[derive(Debug)]
+struct Live {
+    /// `None`: there was one once.
+    policy: Option<Arc<CircuitBreaker>>,
+    breaker: Breaker,
+    /// What opened it last.
+    why: Option<(Arc<str>, Option<Cause>)>,
+}
+
+/// A breaker as `/endpoints` shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    /// Its state.
+    pub state: State,
+    /// Whether the endpoint is kept from being picked by it.
+    pub ejected: bool,
+    /// What opened it, unless it is Closed.
+    pub evidence: Option<Arc<str>>,
+    /// Until probes may go out, while it is Open.
+    pub left: Option<Duration>,
+    /// How often it opened in a row.
+    pub openings: u32,
+}
+
+/// A request that finds out whether an endpoint works again. One that ends without a verdict gives its slot back.
+#[derive(Debug)]
+pub struct Probe {
+    endpoint: Arc<Endpoint>,
+    slot: Option<Slot>,
+}
+
+impl Probe {
+    /// The endpoint that it goes to.
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot.take() {
+            self.endpoint.guard().give_back(slot);
+        }
+    }
+}
+
+impl Guard {
+    /// Of an endpoint that is usable from `now` on, without a breaker until [`Self::configure`].
+    pub fn new(id: u64, label: Arc<str>, circuit: Arc<Circuit>, now: Instant) -> Self {
+        Self {
+            id,
+            label,
+            circuit,
+            standing: AtomicU32::new(0),
+            epoch: now,
+            usable_since: AtomicU64::new(0),
+            live: Mutex::new(None),
+        }
+    }
+
+    /// Whether there is a breaker. One load.
+    #[inline]
+    pub fn enabled(&self) -> bool {
+        self.standing() & bit::ENABLED != 0
+    }
+
+    /// Whether a picker may choose it outside of panic. One load.
+    #[inline]
+    pub fn usable(&self) -> bool {
+        usable(self.standing())
+    }
+
+    /// Whether its breaker keeps it from being picked.
+    pub fn ejected(&self) -> bool {
+        self.standing() & bit::EJECTED != 0
+    }
+
+    /// State of its breaker.
+    pub fn state(&self) -> State {
+        state(self.standing())
+    }
+
+    /// What health checks last said.
+    pub fn health(&self) -> Health {
+        match self.standing() {
+            word if word & bit::UNHEALTHY != 0 => Health::Unhealthy,
+            word if word & bit::HEALTHY != 0 => Health::Healthy,
+            _ => Health::Unknown,
+        }
+    }
+
+    /// Whether it left the configuration.
+    pub fn is_removed(&self) -> bool {
+        self.standing() & bit::REMOVED != 0
+    }
+
+    /// How long it has been usable.
+    pub fn usable_for(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.usable_since())
+    }
+
+    /// When it last became usable.
+    pub fn usable_since(&self) -> Instant {
+        self.epoch + Duration::from_nanos(self.usable_since.load(Relaxed))
+    }
+
+    /// The circuit that it belongs to.
+    pub fn circuit(&self) -> &Arc<Circuit> {
+        &self.circuit
+    }
+
+    /// A verdict of the health checker. One that was removed keeps none.
+    pub fn set_health(&self, health: Health, now: Instant) {
+        let bits = match health {
+            Health::Unknown => 0,
+            Health::Healthy => bit::HEALTHY,
+            Health::Unhealthy => bit::UNHEALTHY,
+        };
+        let (old, new) = self.change(now, |word| match word & bit::REMOVED {
+            0 => word & !(bit::HEALTHY | bit::UNHEALTHY) | bits,
+            _ => word,
+        });
+        if (old ^ new) & bit::UNHEALTHY != 0 && state(new) != State::Closed {
+            self.circuit.health_changed(self.id, || self.standing() & bit::UNHEALTHY != 0);
+        }
+    }
+
+    /// It left the configuration: it stops counting, in every respect.
+    pub fn remove(&self, now: Instant) {
+        let mut live = self.lock();
+        if let Some(live) = &mut *live {
+            live.policy = None;
+            live.breaker.reset(now);
+        }
+        // The rest goes too: nobody takes it back later.
+        self.change(now, |_| bit::REMOVED);
+        self.circuit.wait(self.id, None, || false);
+    }
+
+    /// The policy in force from now on; state is kept. Without one the endpoint is Closed and not ejected.
+    pub fn configure(&self, policy: Option<&Arc<CircuitBreaker>>, now: Instant) {
+        if policy.is_none() && !self.enabled() {
+            return;
+        }
+        let mut slot = self.lock();
+        if self.is_removed() {
+            return;
+        }
+        let transition = match (policy, &mut *slot) {
+            (Some(policy), Some(live)) => {
+                let same = live.policy.as_ref() == Some(policy);
+                live.policy = Some(policy.clone());
+                if same { None } else { live.breaker.configure(policy, now) }
+            }
+            (Some(policy), None) => {
+                let breaker = Breaker::new(policy, now);
+                *slot = Some(Box::new(Live { policy: Some(policy.clone()), breaker, why: None }));
+                None
+            }
+            (None, Some(live)) => {
+                live.policy = None;
+                live.breaker.reset(now)
+            }
+            (None, None) => None,
+        };
+        let event = transition.map(|transition| self.apply(slot.as_deref_mut(), transition, now));
+        let enabled = if policy.is_some() { bit::ENABLED } else { 0 };
+        self.change(now, |word| word & !bit::ENABLED | enabled);
+        if let Some(live) = slot.as_deref() {
+            self.wait(live);
+        }
+        drop(slot);
+        self.log(event.as_ref());
+    }
+
+    /// Takes the outcome of an attempt into account; returns what changed. `probe` is the attempt's, if it was one.
+    pub fn record(&self, outcome: Outcome, probe: Option<Probe>, now: Instant, rng: &mut Rng) -> Option<Arc<Event>> {
+        if !self.enabled() {
+            return None;
+        }
+        // Used up, whatever comes of it.
+        let slot = probe.and_then(|mut probe| probe.slot.take());
+        let mut guarded = self.lock();
+        let live = guarded.as_deref_mut()?;
+        let policy = live.policy.as_ref()?;
+        let transition = live.breaker.record(policy, outcome, slot, now, rng);
+        let event = match transition {
+            Some(transition) => Some(self.apply(Some(live), transition, now)),
+            None if slot.is_some() => {
+                self.wait(live);
+                None
+            }
+            None if outcome.failure.is_some() && self.is_kept() => self.eject_after_all(live, now),
+            None => None,
+        };
+        drop(guarded);
+        self.log(event.as_ref());
+        event
+    }
+
+    /// A probe to `endpoint`, whose guard this is, if one is due.
+    pub fn probe(&self, endpoint: &Arc<Endpoint>, now: Instant) -> Option<Probe> {
+        let mut guarded = self.lock();
+        let live = guarded.as_deref_mut()?;
+        let policy = live.policy.as_ref()?;
+        let (slot, transition) = live.breaker.probe(policy, now)?;
+        let event = match transition {
+            Some(transition) => Some(self.apply(Some(live), transition, now)),
+            None => {
+                self.wait(live);
+                None
+            }
+        };
+        drop(guarded);
+        self.log(event.as_ref());
+        Some(Probe { endpoint: endpoint.clone(), slot: Some(slot) })
+    }
+
+    /// For `/endpoints`.
+    pub fn view(&self, now: Instant) -> View {
+        let guarded = self.lock();
+        let word = self.standing();
+        let mut view =
+            View { state: state(word), ejected: word & bit::EJECTED != 0, evidence: None, left: None, openings: 0 };
+        if let Some(live) = guarded.as_deref()
+            && let Some(policy) = &live.policy
+        {
+            view.openings = live.breaker.openings(policy, now);
+            if view.state != State::Closed {
+                view.evidence = live.why.as_ref().map(|(evidence, _)| evidence.clone());
+            }
+            if view.state == State::Open {
+                view.left = live.breaker.due(policy).map(|due| due.saturating_duration_since(now));
+            }
+        }
+        view
+    }
+
+    /// It may be picked again although its breaker is Open: there are too many ejected ones. Takes no lock.
+    pub(super) fn keep(&self, now: Instant) {
+        self.change(now, |word| word & !bit::EJECTED);
+    }
+
+    fn give_back(&self, slot: Slot) {
+        let mut guarded = self.lock();
+        if let Some(live) = guarded.as_deref_mut() {
+            live.breaker.give_back(slot);
+            self.wait(live);
+        }
+    }
+
+    /// Makes a transition visible. Called with the lock held, so that transitions of one endpoint do not mix.
+    fn apply(&self, live: Option<&mut Live>, transition: Transition, now: Instant) -> Arc<Event> {
+        let Transition { from, to, evidence, cause, lasts } = transition;
+        let evidence: Arc<str> = evidence.into();
+        let keep = !(bit::OPEN | bit::HALF_OPEN);
+        match to {
+            State::Closed => self.change(now, |word| word & keep & !bit::EJECTED),
+            State::HalfOpen => self.change(now, |word| word & keep | bit::HALF_OPEN),
+            State::Open => self.change(now, |word| word & keep | bit::OPEN),
+        };
+        match to {
+            State::Open => {
+                self.eject(now);
+            }
+            // Also for one that was kept in rotation: it is as good as new.
+            State::Closed => self.usable_from(now),
+            State::HalfOpen => {}
+        }
+        if let Some(live) = live {
+            if to == State::Open {
+                live.why = Some((evidence.clone(), cause));
+            }
+            self.wait(live);
+        }
+        self.happened(from, to, evidence, cause, lasts)
+    }
+
+    fn happened(
+        &self,
+        from: State,
+        to: State,
+        evidence: Arc<str>,
+        cause: Option<Cause>,
+        lasts: Option<Duration>,
+    ) -> Arc<Event> {
+        let (endpoint, ejected) = (self.label.clone(), self.ejected());
+        let event = Event { at: SystemTime::now(), endpoint, from, to, evidence, cause, ejected, lasts };
+        let event = Arc::new(event);
+        self.circuit.remember(&event);
+        event
+    }
+
+    /// Whether it is Open, but too many others were ejected already.
+    fn is_kept(&self) -> bool {
+        self.standing() & (bit::OPEN | bit::EJECTED) == bit::OPEN
+    }
+
+    /// An endpoint that was kept in rotation goes on failing, and another one may have come back in the meantime.
+    #[cold]
+    fn eject_after_all(&self, live: &Live, now: Instant) -> Option<Arc<Event>> {
+        let due = live.policy.as_ref().and_then(|policy| live.breaker.due(policy))?;
+        if now >= due || !self.eject(now) {
+            return None;
+        }
+        let (evidence, cause) = live.why.clone()?;
+        Some(self.happened(State::Open, State::Open, evidence, cause, Some(due.saturating_duration_since(now))))
+    }
+
+    /// Ejects it if the circuit has room; true if it is ejected now.
+    fn eject(&self, now: Instant) -> bool {
+        if self.ejected() {
+            return true;
+        }
+        self.circuit.eject(|| {
+            let may = |word: u32| word & (bit::ENABLED | bit::REMOVED | bit::EJECTED) == bit::ENABLED;
+            let (old, new) = self.change(now, |word| if may(word) { word | bit::EJECTED } else { word });
+            old != new
+        })
+    }
+
+    /// Tells the circuit when a probe is due next.
+    fn wait(&self, live: &Live) {
+        let due = live.policy.as_ref().and_then(|policy| live.breaker.due(policy));
+        let due = due.map(|due| (due, live.breaker.state()));
+        self.circuit.wait(self.id, due, || self.standing() & bit::UNHEALTHY != 0);
+    }
+
+    #[inline]
+    fn standing(&self) -> u32 {
+        self.standing.load(Relaxed)
+    }
+
+    /// Changes the standing in one step, and everything that is counted by it.
+    fn change(&self, now: Instant, to: impl Fn(u32) -> u32) -> (u32, u32) {
+        let mut old = self.standing();
+        let new = loop {
+            let new = to(old);
+            match self.standing.compare_exchange_weak(old, new, Relaxed, Relaxed) {
+                Ok(_) => break new,
+                Err(current) => old = current,
+            }
+        };
+        let (mut before, after) = (counts(old), counts(new));
+        if after.ejected > before.ejected {
+            // Counted already, when the place was reserved.
+            before.ejected = after.ejected;
+        }
+        self.circuit.account(before, after, now);
+        let (was, is) = (usable(old), usable(new));
+        if was != is {
+            self.circuit.count_unusable(if is { -1 } else { 1 });
+            if is {
+                self.usable_from(now);
+            }
+            endpoint::health_changed();
+        }
+        (old, new)
+    }
+
+    fn usable_from(&self, now: Instant) {
+        let since = now.saturating_duration_since(self.epoch);
+        self.usable_since.store(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    fn log(&self, event: Option<&Arc<Event>>) {
+        if let Some(event) = event {
+            event.log(self.circuit.service());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Box<Live>>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+const fn usable(word: u32) -> bool {
+    word & (bit::UNHEALTHY | bit::EJECTED) == 0
+}
+
+const fn state(word: u32) -> State {
+    if word & bit::OPEN != 0 {
+        State::Open
+    } else if word & bit::HALF_OPEN != 0 {
+        State::HalfOpen
+    } else {
+        State::Closed
+    }
+}
+
+fn counts(word: u32) -> Counts {
+    if word & (bit::ENABLED | bit::REMOVED) != bit::ENABLED {
+        return Counts::default();
+    }
+    Counts {
+        guarded: 1,
+        open: u32::from(word & (bit::OPEN | bit::HALF_OPEN) != 0),
+        ejected: u32::from(word & bit::EJECTED != 0),
+    }
+}
