@@ -26,9 +26,10 @@ use crate::{
     headers::{self, Seen},
     layer::{mirror, target},
     reply::{self, Answer, Manner},
+    resilience::outcome::Failure,
     snapshot::{Rule, Target, Upstream},
     upgrade::{Client, Tunnel},
-    upstream::{interim, pool::Lease, send},
+    upstream::{interim, obtain::Patience, pool::Lease, send},
 };
 
 /// Answers one request. Never fails: what goes wrong becomes a reply with its reason.
@@ -164,7 +165,10 @@ async fn forward(exchange: &mut Exchange, prepared: &mut Prepared) -> Result<(Re
         exchange.attempt(&endpoint, upstream.tls.is_some(), prepared.request.as_mut().map(Request::headers_mut));
         let progress = exchange.progress.clone();
         let answered = {
-            let sending = pin!(send::send(worker, upstream, &endpoint, &mut prepared.request, progress.as_ref()));
+            let sending =
+                pin!(
+                    send::send(worker, upstream, &endpoint, &mut prepared.request, progress.as_ref(), Patience::Wait,)
+                );
             let relayed = pin!(interim::relay(&conn, sending));
             exchange.within(relayed).await
         };
@@ -174,7 +178,7 @@ async fn forward(exchange: &mut Exchange, prepared: &mut Prepared) -> Result<(Re
                 exchange.record.head(response.status().as_u16(), response.headers(), now);
                 // The first exchange on a connection includes opening it, which says nothing of the requests to come.
                 if !lease.is_fresh() {
-                    observe(&endpoint, exchange, now, Duration::ZERO);
+                    observe(&endpoint, exchange, now - lease.waited(), Duration::ZERO);
                 }
                 finish(&mut response, &mut lease, prepared.client.take(), exchange, target)?;
                 return Ok((response, lease));
@@ -183,12 +187,14 @@ async fn forward(exchange: &mut Exchange, prepared: &mut Prepared) -> Result<(Re
         };
         let now = worker.clock.read();
         exchange.record.attempt_failed(error.refusal.reason, now);
-        if !error.refusal.reason.is_clients_fault() {
+        if Failure::of_reason(error.refusal.reason).is_some() {
             observe(&endpoint, exchange, now, FAILURE);
         }
         tried.push(endpoint.id);
+        // A limit of the whole service is no better elsewhere.
+        let elsewhere = error.unprocessed && error.refusal.reason != Reason::Overloaded;
         let others = upstream.service.endpoints().len() > tried.len();
-        if !(prepared.request.is_some() && error.unprocessed && others && tried.len() < PICKS) {
+        if !(prepared.request.is_some() && elsewhere && others && tried.len() < PICKS) {
             return Err(error.refusal.into());
         }
         endpoint.failures.fetch_add(1, Ordering::Relaxed);

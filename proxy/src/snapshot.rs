@@ -29,6 +29,7 @@ use crate::{
         weighted::Weighted,
     },
     telemetry::metrics::Slot,
+    upstream::places::{Limits, Places},
 };
 
 /// A socket address that Weft listens on; the same in every snapshot that has it.
@@ -70,6 +71,21 @@ impl Snapshot {
     /// The port with this id. There are few, so a linear search beats hashing.
     pub fn port(&self, id: PortId) -> Option<&Port> {
         self.ports.iter().find(|port| port.id == id)
+    }
+
+    /// Lets those who wait for a connection have it where the limits have grown. Returns the services that have more
+    /// connections than they may, so that idle ones have to be looked for (see [`Places::searched`]).
+    pub fn review_places(&self) -> Vec<Arc<Places>> {
+        let mut ceilings: HashMap<(&Key, u16), u32> = HashMap::new();
+        for ((key, port, _), upstream) in &self.upstreams {
+            let ceiling = ceilings.entry((key, *port)).or_default();
+            *ceiling = upstream.limits.connections().max(*ceiling);
+        }
+        let places = self.services.values().filter(|service| {
+            let own = service.policy.connection_pool.max_connections;
+            service.places.review(*ceilings.get(&(&service.key, service.port)).unwrap_or(&own))
+        });
+        places.map(|service| service.places.clone()).collect()
     }
 }
 
@@ -196,6 +212,8 @@ pub struct Upstream {
     pub tls: Option<Arc<ClientTls>>,
     /// Picks one.
     pub balancer: Balancer,
+    /// How many connections, and how many requests that wait for one.
+    pub limits: Arc<Limits>,
 }
 
 impl Upstream {
@@ -224,6 +242,8 @@ pub struct Service {
     pub unusable: Arc<AtomicU32>,
     /// Requests in flight.
     pub in_flight: Arc<InFlight>,
+    /// Open connections, and requests that wait for one.
+    pub places: Arc<Places>,
     /// When it was first seen.
     pub since: Instant,
     /// The endpoints by address, for the next snapshot.

@@ -65,11 +65,14 @@ impl Admin for NodeAdmin {
         services.sort_by_key(|service| (&service.key, service.port));
         let services = services.into_iter().map(|service| {
             let endpoints: Vec<Value> = service.endpoints().iter().map(|each| endpoint(each, now)).collect();
+            let (connections, pending) = service.places.numbers();
             json!({
                 "service": &*service.name,
                 "port": service.port,
                 "protocol": format!("{:?}", service.protocol).to_lowercase(),
                 "balancer": format!("{:?}", service.policy.load_balancer.kind),
+                "connections": connections,
+                "pending": pending,
                 "endpoints": endpoints,
             })
         });

@@ -13,7 +13,7 @@ use crate::{
     body::RequestBody,
     conn::Conn,
     snapshot::{Rule, Upstream},
-    upstream::send,
+    upstream::{obtain::Patience, send},
     worker::Worker,
 };
 
@@ -88,7 +88,9 @@ async fn copy(worker: Rc<Worker>, upstream: Arc<Upstream>, request: Request<Requ
     let picked = upstream.balancer.pick(worker.random(), &[], now, &mut worker.rng.borrow_mut()).cloned();
     let Some(endpoint) = picked else { return };
     let exchange = async {
-        if let Ok((response, mut lease)) = send::send(&worker, &upstream, &endpoint, &mut Some(request), None).await {
+        let mut request = Some(request);
+        let sent = send::send(&worker, &upstream, &endpoint, &mut request, None, Patience::Never).await;
+        if let Ok((response, mut lease)) = sent {
             let mut body = response.into_body();
             while let Some(Ok(_)) = body.frame().await {}
             lease.finish();

@@ -27,6 +27,7 @@ use crate::{
         weighted::Weighted,
     },
     telemetry::Telemetry,
+    upstream::places::Limits,
 };
 
 /// What a snapshot is made from.
@@ -94,6 +95,8 @@ impl Compiler<'_> {
         let config = &self.input.config;
         let id = (service.key.clone(), port.port);
         let before = self.previous.services.get(&id);
+        // Connections to the endpoints of before go on counting, whatever happens to those.
+        let places = before.map_or_else(Arc::default, |before| before.places.clone());
         let policy = config.policy_for(Some(&service.key), None);
         let tls = self.client_tls(&service.key, port);
         // Pooled connections belong to endpoints: what changes how they are opened makes them other endpoints.
@@ -143,6 +146,7 @@ impl Compiler<'_> {
             endpoints,
             unusable,
             in_flight: before.map_or_else(Arc::default, |before| before.in_flight.clone()),
+            places,
             since: before.map_or(self.input.now, |before| before.since),
             by_address,
             tls,
@@ -170,8 +174,11 @@ impl Compiler<'_> {
         let before = self.previous.upstreams.get(&id);
         let balancer =
             Balancer::new(&policy.load_balancer, service.endpoints.clone(), before.map(|before| &before.balancer));
-        let upstream =
-            Arc::new(Upstream { protocol: service.protocol, tls: service.tls.clone(), policy, balancer, service });
+        let pool = &policy.connection_pool;
+        let limits = before.map_or_else(|| Arc::new(Limits::new(pool)), |before| before.limits.clone());
+        limits.set(pool);
+        let (protocol, tls) = (service.protocol, service.tls.clone());
+        let upstream = Arc::new(Upstream { protocol, tls, policy, balancer, limits, service });
         self.upstreams.insert(id, upstream.clone());
         Some(upstream)
     }

@@ -22,7 +22,7 @@ use tokio::{
     task::LocalSet,
 };
 
-use super::{pool::Lease, send};
+use super::{obtain::Patience, pool::Lease, send};
 use crate::{
     body::RequestBody,
     endpoint::{Endpoint, InFlight},
@@ -139,7 +139,7 @@ impl Client {
         let uri = if self.upstream.protocol == weft_model::config::AppProtocol::Http { "/" } else { "http://a/" };
         let request = Request::builder().method(method).uri(uri).header("host", "a").body(RequestBody::empty());
         let mut slot = Some(request.unwrap());
-        let sent = send::send(&self.worker, &self.upstream, &self.endpoint, &mut slot, None).await;
+        let sent = send::send(&self.worker, &self.upstream, &self.endpoint, &mut slot, None, Patience::Wait).await;
         sent.map_err(|error| (error.refusal.reason, error.unprocessed, slot.is_some()))
     }
 
