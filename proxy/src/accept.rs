@@ -65,6 +65,7 @@ pub async fn run(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Comma
                 // HTTP/2 is told by GOAWAY at once; HTTP/1.1 by `Connection: close` on its next response.
                 worker.connections.give_all(Order::Drain);
             }
+            Command::Reclaim(places, left) => worker.reclaim(&places, left),
             Command::Stop => return,
             Command::CloseIdle => worker.connections.give_all(Order::Finish),
         }

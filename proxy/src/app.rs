@@ -271,14 +271,19 @@ impl App {
             .flat_map(|service| service.endpoints().iter().map(|endpoint| (endpoint.id, ())))
             .collect();
         self.watch.follow(&snapshot);
-        let (enforced, now) = (snapshot.clone(), Instant::now());
-        self.shared.publish(snapshot);
+        let now = Instant::now();
+        self.shared.publish(snapshot.clone());
+        for places in snapshot.review_places() {
+            if let Some(worker) = self.workers.first() {
+                let _ = worker.send(Command::Reclaim(places, self.workers.len() - 1));
+            }
+        }
         for endpoint in previous.services.values().flat_map(|service| service.endpoints()) {
             if !kept.contains_key(&endpoint.id) {
                 endpoint.mark_removed(now);
             }
         }
-        enforced.enforce(now);
+        snapshot.enforce(now);
         self.shared.telemetry.metrics.config_revision.store(self.revision, Ordering::Relaxed);
     }
 

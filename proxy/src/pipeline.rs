@@ -25,10 +25,12 @@ use crate::{
     headers::{self, Seen},
     layer::{mirror, ratelimit, target},
     reply::{self, Answer, Manner},
+    resilience::outcome::Failure,
     snapshot::{Rule, Target, Upstream},
     upgrade::{Client, Tunnel},
     upstream::{
         interim,
+        obtain::Patience,
         pool::Lease,
         send::{self, Keep},
     },
@@ -175,8 +177,15 @@ async fn forward(exchange: &mut Exchange, prepared: &mut Prepared) -> Result<(Re
         exchange.attempt(pick, upstream.tls.is_some(), prepared.request.as_mut().map(Request::headers_mut));
         let progress = exchange.progress.clone();
         let answered = {
-            let sending =
-                pin!(send::send(worker, upstream, &endpoint, &mut prepared.request, Keep::ForReuse, progress.as_ref()));
+            let sending = pin!(send::send(
+                worker,
+                upstream,
+                &endpoint,
+                &mut prepared.request,
+                Keep::ForReuse,
+                progress.as_ref(),
+                Patience::Wait
+            ));
             let relayed = pin!(interim::relay(&conn, sending));
             exchange.within(relayed).await
         };
@@ -186,7 +195,7 @@ async fn forward(exchange: &mut Exchange, prepared: &mut Prepared) -> Result<(Re
                 exchange.record.head(response.status().as_u16(), response.headers(), now);
                 // The first exchange on a connection includes opening it, which says nothing of the requests to come.
                 if !lease.is_fresh() {
-                    observe(&endpoint, exchange, now, Duration::ZERO);
+                    observe(&endpoint, exchange, now - lease.waited(), Duration::ZERO);
                 }
                 let finished = finish(&mut response, &mut lease, prepared.client.take(), exchange, target);
                 match &finished {
@@ -201,12 +210,14 @@ async fn forward(exchange: &mut Exchange, prepared: &mut Prepared) -> Result<(Re
         let now = worker.clock.read();
         exchange.record.attempt_failed(error.refusal.reason, now);
         exchange.judge_failure(error.refusal.reason);
-        if !error.refusal.reason.is_clients_fault() {
+        if Failure::of_reason(error.refusal.reason).is_some() {
             observe(&endpoint, exchange, now, FAILURE);
         }
         tried.push(endpoint.id);
+        // A limit of the whole service is no better elsewhere.
+        let elsewhere = error.unprocessed && error.refusal.reason != Reason::Overloaded;
         let others = upstream.service.endpoints().len() > tried.len();
-        if !(prepared.request.is_some() && error.unprocessed && others && tried.len() < PICKS) {
+        if !(prepared.request.is_some() && elsewhere && others && tried.len() < PICKS) {
             return Err(error.refusal.into());
         }
         endpoint.failures.fetch_add(1, Ordering::Relaxed);

@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, rc::Rc, time::Duration};
 
-use tokio::net::TcpStream;
+use tokio::{io::Interest, net::TcpStream};
 
 use crate::{
     balance::Pick,
@@ -11,7 +11,7 @@ use crate::{
     snapshot::{PortId, PortKind, Target, Upstream},
     telemetry::metrics::{ConnectionSide, ConnectionState},
     tunnel,
-    upstream::connect,
+    upstream::{connect, obtain},
     worker::Worker,
 };
 
@@ -39,17 +39,26 @@ pub async fn connection(worker: &Rc<Worker>, port: PortId, client: TcpStream, pe
     let Some(upstream) = target.upstream.as_ref() else {
         return refused(format!("service {} or its port does not exist", target.service));
     };
-    match open(worker, upstream, peer).await {
+    match open(worker, upstream, &client, peer).await {
         Ok((io, ticket)) => pass(worker, target, client, io, ticket).await,
         Err(detail) => refused(detail),
     }
 }
 
-async fn open(worker: &Worker, upstream: &Upstream, peer: SocketAddr) -> Result<(connect::Io, Ticket), String> {
+async fn open(
+    worker: &Worker,
+    upstream: &Upstream,
+    client: &TcpStream,
+    peer: SocketAddr,
+) -> Result<(connect::Io, Ticket), String> {
     let hash = crate::balance::hash_str(peer.ip().to_string().as_bytes());
     let mut tried = smallvec::SmallVec::<[u64; PICKS]>::new();
     let mut why = format!("service {} has no usable endpoint", upstream.service.name);
     while tried.len() < PICKS {
+        let place = tokio::select! {
+            place = obtain::place(worker, upstream) => place.map_err(|refusal| refusal.to_string())?,
+            () = gone(client) => return Err("the client went away while it waited for a connection".into()),
+        };
         let now = worker.clock.read();
         let picked = upstream.pick(hash, &tried, now, &mut worker.rng.borrow_mut());
         let Pick { endpoint, probe } = match picked {
@@ -58,7 +67,7 @@ async fn open(worker: &Worker, upstream: &Upstream, peer: SocketAddr) -> Result<
             _ => break,
         };
         let mut ticket = Ticket::new(endpoint.clone(), probe);
-        let connected = connect::connect(upstream, &endpoint).await;
+        let connected = connect::connect(upstream, &endpoint, place).await;
         let done = worker.clock.read();
         let took = done.saturating_duration_since(now);
         // All that is known of a service that speaks no HTTP: whether it takes connections, and how fast.
@@ -77,6 +86,15 @@ async fn open(worker: &Worker, upstream: &Upstream, peer: SocketAddr) -> Result<
         tried.push(endpoint.id);
     }
     Err(why)
+}
+
+/// Waits until a client that is not being read has gone away.
+async fn gone(client: &TcpStream) {
+    if !matches!(client.peek(&mut [0]).await, Ok(1..)) {
+        return;
+    }
+    // It has said something, and may have closed its side after it. Only a reset is certain.
+    let _ = client.ready(Interest::ERROR).await;
 }
 
 async fn pass(

@@ -14,7 +14,7 @@ use crate::{
     conn::Conn,
     endpoint::Endpoint,
     error::{Reason, Refusal},
-    resilience::circuit::Event,
+    resilience::{circuit::Event, outcome::Failure},
     snapshot::Rule,
     telemetry::{Attempt, Finished, Worker, context::Trace, metrics::Slot},
 };
@@ -220,7 +220,7 @@ impl Record {
 
     /// Adds to the endpoint's count of failures if this exchange is one.
     pub fn judge(&self, endpoint: &Endpoint) {
-        if self.status >= 500 || self.reason.is_some_and(|reason| !reason.is_clients_fault()) {
+        if self.reason.map_or(self.status >= 500, |reason| Failure::of_reason(reason).is_some()) {
             endpoint.failures.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }
     }

@@ -34,6 +34,7 @@ use crate::{
         weighted::Weighted,
     },
     telemetry::metrics::Slot,
+    upstream::places::{Limits, Places},
 };
 
 /// A socket address that Weft listens on; the same in every snapshot that has it.
@@ -103,6 +104,21 @@ impl Snapshot {
             .iter()
             .flat_map(|route| route.rules.iter().enumerate().map(move |rule| (route, rule)));
         all.map(|(route, (number, rule))| (route, number, rule)).nth(rule as usize)
+    }
+
+    /// Lets those who wait for a connection have it where the limits have grown. Returns the services that have more
+    /// connections than they may, so that idle ones have to be looked for (see [`Places::searched`]).
+    pub fn review_places(&self) -> Vec<Arc<Places>> {
+        let mut ceilings: HashMap<(&Key, u16), u32> = HashMap::new();
+        for ((key, port, _), upstream) in &self.upstreams {
+            let ceiling = ceilings.entry((key, *port)).or_default();
+            *ceiling = upstream.limits.connections().max(*ceiling);
+        }
+        let places = self.services.values().filter(|service| {
+            let own = service.policy.connection_pool.max_connections;
+            service.places.review(*ceilings.get(&(&service.key, service.port)).unwrap_or(&own))
+        });
+        places.map(|service| service.places.clone()).collect()
     }
 }
 
@@ -233,6 +249,8 @@ pub struct Upstream {
     pub balancer: Balancer,
     /// `fault` of the policy.
     pub fault: Option<Fault>,
+    /// How many connections, and how many requests that wait for one.
+    pub limits: Arc<Limits>,
 }
 
 impl Upstream {
@@ -263,6 +281,8 @@ pub struct Service {
     pub breaker: Option<Arc<CircuitBreaker>>,
     /// Requests in flight.
     pub in_flight: Arc<InFlight>,
+    /// Open connections, and requests that wait for one.
+    pub places: Arc<Places>,
     /// When it was first seen.
     pub since: Instant,
     /// The endpoints by address, for the next snapshot.

@@ -17,8 +17,18 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
 use crate::{
-    accept, conn::Connections, endpoint::InFlight, identity::handshake::Handshakes, options::Options,
-    snapshot::Snapshot, telemetry, upstream::pool::Pools, wheel::Wheel,
+    accept,
+    conn::Connections,
+    endpoint::InFlight,
+    identity::handshake::Handshakes,
+    options::Options,
+    snapshot::Snapshot,
+    telemetry,
+    upstream::{
+        places::{Places, Waiting},
+        pool::Pools,
+    },
+    wheel::Wheel,
 };
 
 /// TLS handshakes under way on one worker; further clients wait. Many, because a stalled one costs a few KiB and nothing
@@ -63,6 +73,8 @@ pub enum Command {
     Drain,
     /// Close what is idle, now that clients have had time to notice.
     CloseIdle,
+    /// Close idle connections of a service that somebody waits for, then pass it on to the next of so many workers.
+    Reclaim(Arc<Places>, usize),
     /// End the worker.
     Stop,
 }
@@ -153,6 +165,27 @@ impl Worker {
             *cached = (generation, Rc::new(self.shared.snapshot.load_full()));
         }
         cached.1.clone()
+    }
+
+    /// Looks for idle connections, here and at the other workers, if whoever waits has to.
+    pub fn search_for(&self, waiting: &Waiting, places: &Arc<Places>) {
+        if waiting.search {
+            self.reclaim(places, self.siblings.len().saturating_sub(1));
+        }
+    }
+
+    /// Closes idle connections as far as somebody waits for their places, and passes the search on to the next worker;
+    /// `left` are those that come after this one.
+    pub fn reclaim(&self, places: &Arc<Places>, left: usize) {
+        self.pools.reclaim(places);
+        if places.searched(left == 0) {
+            let workers = self.siblings.len();
+            let left = left.checked_sub(1).unwrap_or(workers.saturating_sub(1));
+            if let Some(next) = self.siblings.get((self.id + 1) % workers.max(1)) {
+                // It fails only while that worker ends, and then the whole process does.
+                let _ = next.send(Command::Reclaim(places.clone(), left));
+            }
+        }
     }
 
     /// A random number for picks, ids and jitter.

@@ -70,6 +70,7 @@ impl Admin for NodeAdmin {
         services.sort_by_key(|service| (&service.key, service.port));
         let services = services.into_iter().map(|service| {
             let endpoints: Vec<Value> = service.endpoints().iter().map(|each| endpoint(each, now)).collect();
+            let (connections, pending) = service.places.numbers();
             json!({
                 "service": &*service.name,
                 "port": service.port,
@@ -78,6 +79,8 @@ impl Admin for NodeAdmin {
                 "circuit": service.circuit.state().as_str(),
                 "requests_in_flight": service.in_flight.get(),
                 "events": service.circuit.events().iter().map(|each| event(each)).collect::<Vec<_>>(),
+                "connections": connections,
+                "pending": pending,
                 "endpoints": endpoints,
             })
         });

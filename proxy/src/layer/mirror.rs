@@ -14,7 +14,10 @@ use crate::{
     body::RequestBody,
     conn::Conn,
     snapshot::{Rule, Upstream},
-    upstream::send::{self, Keep},
+    upstream::{
+        obtain::Patience,
+        send::{self, Keep},
+    },
     worker::Worker,
 };
 
@@ -89,9 +92,9 @@ async fn copy(worker: Rc<Worker>, upstream: Arc<Upstream>, request: Request<Requ
     let picked = upstream.pick_for_copy(worker.random(), now, &mut worker.rng.borrow_mut());
     let Ok(Pick { endpoint, .. }) = picked else { return };
     let exchange = async {
-        if let Ok((response, mut lease)) =
-            send::send(&worker, &upstream, &endpoint, &mut Some(request), Keep::ForReuse, None).await
-        {
+        let mut request = Some(request);
+        let sent = send::send(&worker, &upstream, &endpoint, &mut request, Keep::ForReuse, None, Patience::Never).await;
+        if let Ok((response, mut lease)) = sent {
             let mut body = response.into_body();
             while let Some(Ok(_)) = body.frame().await {}
             lease.finish();

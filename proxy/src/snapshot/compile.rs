@@ -33,6 +33,7 @@ use crate::{
         weighted::Weighted,
     },
     telemetry::Telemetry,
+    upstream::places::Limits,
 };
 
 /// What a snapshot is made from.
@@ -116,6 +117,8 @@ impl Compiler<'_> {
         let config = &self.input.config;
         let id = (service.key.clone(), port.port);
         let before = self.previous.services.get(&id);
+        // Connections to the endpoints of before go on counting, whatever happens to those.
+        let places = before.map_or_else(Arc::default, |before| before.places.clone());
         let policy = config.policy_for(Some(&service.key), None);
         let tls = self.client_tls(&service.key, port);
         // Pooled connections belong to endpoints: what changes how they are opened makes them other endpoints.
@@ -175,6 +178,7 @@ impl Compiler<'_> {
             circuit,
             breaker,
             in_flight: before.map_or_else(Arc::default, |before| before.in_flight.clone()),
+            places,
             since: before.map_or(self.input.now, |before| before.since),
             by_address,
             tls,
@@ -207,12 +211,16 @@ impl Compiler<'_> {
             self.broken = Some(error);
             None
         });
+        let pool = &policy.connection_pool;
+        let limits = before.map_or_else(|| Arc::new(Limits::new(pool)), |before| before.limits.clone());
+        limits.set(pool);
         let upstream = Arc::new(Upstream {
             protocol: service.protocol,
             tls: service.tls.clone(),
             policy,
             balancer,
             fault,
+            limits,
             service,
         });
         self.upstreams.insert(id, upstream.clone());

@@ -17,7 +17,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::{
     body::RequestBody, endpoint::Endpoint, identity::client::ClientTlsError, snapshot::Upstream,
-    telemetry::metrics::ConnectionGuard, worker::LocalExec,
+    telemetry::metrics::ConnectionGuard, upstream::places::Place, worker::LocalExec,
 };
 
 /// Most that hyper buffers for one upstream connection in each direction, in bytes; a response's head has to fit. With
@@ -27,9 +27,17 @@ const BUFFER: usize = 32 * 1024;
 /// streams that share it: otherwise a few clients that do not read would hold up everybody else.
 const H2_WINDOWS: (u32, u32) = (64 * 1024, 16 * 1024 * 1024);
 
-/// A connection to an endpoint, before HTTP.
+/// A connection to an endpoint, before HTTP. It keeps its place until it is closed, whoever holds it then: the task that
+/// drives it, or a tunnel.
 #[derive(Debug)]
-pub enum Io {
+pub struct Io {
+    stream: Stream,
+    // After `stream`: the place is free once the socket is closed.
+    _place: Place,
+}
+
+#[derive(Debug)]
+enum Stream {
     /// Cleartext.
     Plain(TcpStream),
     /// TLS, boxed because it is some 1.5 KiB large.
@@ -54,23 +62,28 @@ pub enum ConnectError {
 }
 
 /// Opens a connection to `endpoint`, within the connect time-out of `upstream`.
-pub async fn connect(upstream: &Upstream, endpoint: &Endpoint) -> Result<Io, ConnectError> {
+///
+/// # Errors
+/// What TCP or TLS say, or that it took too long; the place is free again.
+pub async fn connect(upstream: &Upstream, endpoint: &Endpoint, place: Place) -> Result<Io, ConnectError> {
     let limit = upstream.policy.timeouts.connect;
     let connecting = async {
         let stream = TcpStream::connect(endpoint.address).await.map_err(ConnectError::Tcp)?;
         stream.set_nodelay(true).map_err(ConnectError::Tcp)?;
         match &upstream.tls {
-            None => Ok(Io::Plain(stream)),
+            None => Ok(Stream::Plain(stream)),
             Some(tls) => {
                 let stream = tls.connect(stream, upstream.protocol).await.map_err(ConnectError::Tls)?;
-                Ok(Io::Tls(Box::new(stream)))
+                Ok(Stream::Tls(Box::new(stream)))
             }
         }
     };
-    if limit.is_zero() {
-        return connecting.await;
-    }
-    tokio::time::timeout(limit, connecting).await.unwrap_or(Err(ConnectError::Timeout(limit)))
+    let stream = if limit.is_zero() {
+        connecting.await
+    } else {
+        tokio::time::timeout(limit, connecting).await.unwrap_or(Err(ConnectError::Timeout(limit)))
+    };
+    Ok(Io { stream: stream?, _place: place })
 }
 
 /// Starts HTTP/1.1 on a connection; a local task drives it until it ends.
@@ -101,32 +114,32 @@ pub async fn http2(io: Io, counted: ConnectionGuard) -> Result<http2::SendReques
 
 impl AsyncRead for Io {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
 
 impl AsyncWrite for Io {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 
@@ -135,16 +148,16 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
+        match &self.stream {
+            Stream::Plain(stream) => stream.is_write_vectored(),
+            Stream::Tls(stream) => stream.is_write_vectored(),
         }
     }
 }

@@ -8,11 +8,13 @@ use std::{
     collections::HashMap,
     rc::Rc,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use hyper::client::conn::{http1, http2};
 use tokio::sync::Notify;
+
+use super::{handover::Queue, places::Places};
 
 use crate::{
     body::{Progress, RequestBody},
@@ -25,17 +27,21 @@ use crate::{
 /// All pools of a worker, by endpoint id.
 #[derive(Debug)]
 pub struct Pools {
-    by_endpoint: RefCell<HashMap<u64, Rc<Pool>, foldhash::fast::RandomState>>,
+    pub(super) by_endpoint: RefCell<HashMap<u64, Rc<Pool>, foldhash::fast::RandomState>>,
     clock: Rc<Clock>,
 }
 
 /// Connections to one endpoint.
 #[derive(Debug)]
 pub struct Pool {
-    endpoint: Arc<Endpoint>,
-    clock: Rc<Clock>,
-    idle: RefCell<Vec<Http1>>,
-    shared: RefCell<Vec<Rc<Http2>>>,
+    pub(super) endpoint: Arc<Endpoint>,
+    /// Of the service, for the whole node.
+    pub(super) places: Arc<Places>,
+    pub(super) clock: Rc<Clock>,
+    pub(super) idle: RefCell<Vec<Http1>>,
+    pub(super) shared: RefCell<Vec<Rc<Http2>>>,
+    /// Requests that wait for a connection of this pool, or for a place.
+    pub(super) queue: Queue,
     /// An HTTP/2 connection is being opened: others wait for it instead of opening one each.
     opening: Cell<bool>,
     opened: Notify,
@@ -50,16 +56,33 @@ pub struct Http1 {
     pub send: http1::SendRequest<RequestBody>,
     /// Requests sent before the one at hand; 0 on a fresh connection.
     pub served: u32,
-    since: Instant,
+    /// How long the request at hand has waited for it.
+    pub waited: Duration,
+    pub(super) since: Instant,
 }
 
 /// A shared HTTP/2 connection.
 #[derive(Debug)]
 pub struct Http2 {
-    send: http2::SendRequest<RequestBody>,
-    streams: Cell<u32>,
+    pub(super) send: http2::SendRequest<RequestBody>,
+    pub(super) streams: Cell<u32>,
     served: Cell<u32>,
-    since: Cell<Instant>,
+    pub(super) since: Cell<Instant>,
+    /// Streams at once, and requests in all (0 is unlimited), as the last user's policy has them.
+    limits: Cell<(u32, u32)>,
+    /// It takes no more requests, so that its place becomes free.
+    pub(super) retiring: Cell<Option<Instant>>,
+    /// It was retired once, and its streams went on: it is not retired again.
+    pub(super) stubborn: Cell<bool>,
+}
+
+/// What one who waited is handed.
+#[derive(Debug)]
+pub enum Given {
+    /// For HTTP/1.1.
+    Http1(Http1),
+    /// For HTTP/2.
+    Http2(Stream),
 }
 
 impl Pools {
@@ -68,16 +91,18 @@ impl Pools {
         Self { by_endpoint: RefCell::default(), clock }
     }
 
-    /// The pool of `endpoint`.
-    pub fn of(&self, endpoint: &Arc<Endpoint>) -> Rc<Pool> {
+    /// The pool of `endpoint`, which is one of `upstream`.
+    pub fn of(&self, upstream: &Upstream, endpoint: &Arc<Endpoint>) -> Rc<Pool> {
         if let Some(pool) = self.by_endpoint.borrow().get(&endpoint.id) {
             return pool.clone();
         }
         let pool = Rc::new(Pool {
             endpoint: endpoint.clone(),
+            places: upstream.service.places.clone(),
             clock: self.clock.clone(),
             idle: RefCell::default(),
             shared: RefCell::default(),
+            queue: Queue::default(),
             opening: Cell::new(false),
             opened: Notify::new(),
             failed: RefCell::default(),
@@ -98,6 +123,7 @@ impl Pools {
             pool.shared
                 .borrow_mut()
                 .retain(|conn| !conn.send.is_closed() && (conn.streams.get() > 0 || fresh(conn.since.get())));
+            pool.review(now);
             true
         });
     }
@@ -129,17 +155,23 @@ impl Pool {
 
     /// A lease on a connection that was just opened.
     pub fn fresh(&self, send: http1::SendRequest<RequestBody>) -> Http1 {
-        Http1 { send, served: 0, since: self.clock.now() }
+        Http1 { send, served: 0, waited: Duration::ZERO, since: self.clock.now() }
     }
 
     /// A shared connection with a free stream.
     pub fn share(&self, upstream: &Upstream) -> Option<Rc<Http2>> {
-        let pool = &upstream.policy.connection_pool;
+        let limits = Http2::limits(upstream);
         let mut shared = self.shared.borrow_mut();
-        let limit = pool.max_requests_per_connection;
-        let worn = |conn: &Http2| limit != 0 && conn.served.get() >= limit;
-        shared.retain(|conn| !(conn.send.is_closed() || (worn(conn) && conn.streams.get() == 0)));
-        shared.iter().find(|conn| !worn(conn) && conn.streams.get() < pool.max_concurrent_streams.max(1)).cloned()
+        shared.retain(|conn| {
+            conn.limits.set(limits);
+            !(conn.send.is_closed() || (conn.is_worn() && conn.streams.get() == 0))
+        });
+        shared.iter().find(|conn| conn.has_room() && !self.is_retiring(conn)).cloned()
+    }
+
+    /// Whether somebody opens an HTTP/2 connection.
+    pub fn is_opening(&self) -> bool {
+        self.opening.get()
     }
 
     /// Waits while somebody else opens a connection; `None` when that may have made one, the right to open one when
@@ -165,11 +197,36 @@ impl Pool {
     }
 
     /// Adds a connection that was just opened.
-    pub fn add(&self, send: http2::SendRequest<RequestBody>) -> Rc<Http2> {
-        let conn =
-            Rc::new(Http2 { send, streams: Cell::new(0), served: Cell::new(0), since: Cell::new(self.clock.now()) });
+    pub fn add(&self, send: http2::SendRequest<RequestBody>, upstream: &Upstream) -> Rc<Http2> {
+        let conn = Rc::new(Http2 {
+            send,
+            streams: Cell::new(0),
+            served: Cell::new(0),
+            since: Cell::new(self.clock.now()),
+            limits: Cell::new(Http2::limits(upstream)),
+            retiring: Cell::new(None),
+            stubborn: Cell::new(false),
+        });
         self.shared.borrow_mut().push(conn.clone());
         conn
+    }
+}
+
+impl Http2 {
+    fn limits(upstream: &Upstream) -> (u32, u32) {
+        let pool = &upstream.policy.connection_pool;
+        (pool.max_concurrent_streams.max(1), pool.max_requests_per_connection)
+    }
+
+    /// Whether it has served as many requests as it may.
+    pub(super) fn is_worn(&self) -> bool {
+        let (_, requests) = self.limits.get();
+        requests != 0 && self.served.get() >= requests
+    }
+
+    /// Whether it takes another request.
+    pub(super) fn has_room(&self) -> bool {
+        !self.send.is_closed() && !self.is_worn() && self.streams.get() < self.limits.get().0
     }
 }
 
@@ -205,16 +262,18 @@ pub enum Lease {
 /// A stream in use; gives its place back when dropped.
 #[derive(Debug)]
 pub struct Stream {
-    conn: Rc<Http2>,
-    clock: Rc<Clock>,
+    pub(super) conn: Rc<Http2>,
+    pool: Rc<Pool>,
+    /// How long the request at hand has waited for it.
+    pub waited: Duration,
 }
 
 impl Stream {
     /// Takes a stream of `conn`.
-    pub fn open(conn: Rc<Http2>, pool: &Pool) -> Self {
+    pub fn open(conn: Rc<Http2>, pool: &Rc<Pool>) -> Self {
         conn.streams.set(conn.streams.get() + 1);
         conn.served.set(conn.served.get() + 1);
-        Self { conn, clock: pool.clock.clone() }
+        Self { conn, pool: pool.clone(), waited: Duration::ZERO }
     }
 
     /// hyper's handle.
@@ -231,7 +290,10 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         self.conn.streams.set(self.conn.streams.get().saturating_sub(1));
-        self.conn.since.set(self.clock.now());
+        self.conn.since.set(self.pool.clock.now());
+        if self.pool.places.pressed() {
+            self.pool.stream_ended(&self.conn);
+        }
     }
 }
 
@@ -241,11 +303,12 @@ impl Lease {
         let Self::Http1 { pool, conn, progress, max_requests } = self else { return };
         let Some(mut conn) = conn.take() else { return };
         conn.served += 1;
+        conn.waited = Duration::ZERO;
         let sent = progress.as_ref().is_none_or(|progress| progress.done.get());
         let worn = *max_requests != 0 && conn.served >= *max_requests;
         if sent && !worn && !conn.send.is_closed() && !pool.endpoint.is_removed() {
             conn.since = pool.clock.now();
-            pool.idle.borrow_mut().push(conn);
+            pool.settle(conn);
         }
     }
 
@@ -254,6 +317,14 @@ impl Lease {
         match self {
             Self::Http1 { conn, .. } => conn.as_ref().is_some_and(|conn| conn.served == 0),
             Self::Http2(stream) => !stream.reused(),
+        }
+    }
+
+    /// How long the request waited for its connection, because the service had as many as it may.
+    pub fn waited(&self) -> Duration {
+        match self {
+            Self::Http1 { conn, .. } => conn.as_ref().map_or(Duration::ZERO, |conn| conn.waited),
+            Self::Http2(stream) => stream.waited,
         }
     }
 

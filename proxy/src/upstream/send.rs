@@ -11,15 +11,15 @@ use hyper::body::Incoming;
 use weft_model::config::AppProtocol;
 
 use super::{
-    connect::{self, ConnectError},
-    pool::{Lease, Pool, Stream},
+    connect::ConnectError,
+    obtain::{self, Patience},
+    pool::{Lease, Pool},
 };
 use crate::{
     body::{Progress, RequestBody},
     endpoint::Endpoint,
     error::{Reason, Refusal},
     snapshot::Upstream,
-    telemetry::metrics::{ConnectionGuard, ConnectionSide, ConnectionState},
     worker::Worker,
 };
 
@@ -54,7 +54,13 @@ pub enum Keep {
 }
 
 impl SendError {
-    fn connect(error: &ConnectError, endpoint: &Endpoint) -> Self {
+    /// An attempt of which nothing reached an endpoint.
+    pub const fn unprocessed(refusal: Refusal) -> Self {
+        Self { refusal, unprocessed: true, per_try: false }
+    }
+
+    /// No connection to `endpoint`.
+    pub(super) fn connect(error: &ConnectError, endpoint: &Endpoint) -> Self {
         let refusal = Refusal::with(Reason::ConnectFailed, format!("{}: {error}", endpoint.label));
         Self { refusal, unprocessed: true, per_try: false }
     }
@@ -71,14 +77,17 @@ pub async fn send(
     request: &mut Option<Request<RequestBody>>,
     keep: Keep,
     progress: Option<&Rc<Progress>>,
+    patience: Patience,
 ) -> Result<(Response<Incoming>, Lease), SendError> {
-    let pool = worker.pools.of(endpoint);
+    let pool = worker.pools.of(upstream, endpoint);
     match upstream.protocol {
         // Boxed: the state of the rarer path must not make every request larger.
         AppProtocol::Http2 | AppProtocol::Grpc => {
-            Box::pin(http2(worker, upstream, endpoint, &pool, request, keep, progress)).await
+            Box::pin(http2(worker, upstream, endpoint, &pool, request, keep, progress, patience)).await
         }
-        AppProtocol::Http | AppProtocol::Tcp => http1(worker, upstream, endpoint, &pool, request, keep, progress).await,
+        AppProtocol::Http | AppProtocol::Tcp => {
+            http1(worker, upstream, endpoint, &pool, request, keep, progress, patience).await
+        }
     }
 }
 
@@ -90,6 +99,7 @@ async fn http1(
     slot: &mut Option<Request<RequestBody>>,
     keep: Keep,
     progress: Option<&Rc<Progress>>,
+    patience: Patience,
 ) -> Result<(Response<Incoming>, Lease), SendError> {
     let idempotent = slot.as_ref().is_some_and(|request| is_idempotent(request.method()));
     let mut stale = 0;
@@ -97,10 +107,8 @@ async fn http1(
         let pooled = if stale < STALE_TRIES { pool.checkout().await } else { None };
         let mut conn = match pooled {
             Some(conn) => conn,
-            None => match Box::pin(open_http1(worker, upstream, endpoint)).await {
-                Ok(send) => pool.fresh(send),
-                Err(error) => return Err(SendError::connect(&error, endpoint)),
-            },
+            // Boxed: the rarer path again.
+            None => Box::pin(obtain::http1(worker, upstream, endpoint, pool, patience)).await?,
         };
         let reused = conn.served > 0;
         if reused && !idempotent {
@@ -141,15 +149,6 @@ async fn http1(
     }
 }
 
-async fn open_http1(
-    worker: &Worker,
-    upstream: &Upstream,
-    endpoint: &Endpoint,
-) -> Result<hyper::client::conn::http1::SendRequest<RequestBody>, ConnectError> {
-    let io = connect::connect(upstream, endpoint).await?;
-    connect::http1(io, counted(worker)).await.map_err(ConnectError::Handshake)
-}
-
 async fn http2(
     worker: &Worker,
     upstream: &Upstream,
@@ -158,33 +157,12 @@ async fn http2(
     slot: &mut Option<Request<RequestBody>>,
     keep: Keep,
     progress: Option<&Rc<Progress>>,
+    patience: Patience,
 ) -> Result<(Response<Incoming>, Lease), SendError> {
     let idempotent = slot.as_ref().is_some_and(|request| is_idempotent(request.method()));
     let mut stale = 0;
     loop {
-        let conn = loop {
-            if let Some(conn) = pool.share(upstream) {
-                break conn;
-            }
-            let turn = pool.wait_or_open().await;
-            let Some(_opening) = turn.map_err(|refusal| SendError { refusal, unprocessed: true, per_try: false })?
-            else {
-                continue;
-            };
-            let opened = async {
-                let io = connect::connect(upstream, endpoint).await?;
-                connect::http2(io, counted(worker)).await.map_err(ConnectError::Handshake)
-            };
-            match opened.await {
-                Ok(send) => break pool.add(send),
-                Err(error) => {
-                    let error = SendError::connect(&error, endpoint);
-                    pool.fail(&error.refusal);
-                    return Err(error);
-                }
-            }
-        };
-        let stream = Stream::open(conn, pool);
+        let stream = obtain::http2(worker, upstream, endpoint, pool, patience).await?;
         let Some(request) = slot.take() else { return Err(lost()) };
         let spare = if request.body().is_empty() || keep == Keep::ForRetry { again(&request) } else { None };
         let mut sender = stream.sender();
@@ -211,11 +189,6 @@ async fn http2(
         }
         stale += 1;
     }
-}
-
-/// Counts a connection to an endpoint for as long as it is open.
-fn counted(worker: &Worker) -> ConnectionGuard {
-    worker.telemetry.metrics.connection(ConnectionSide::Upstream, ConnectionState::Active)
 }
 
 /// A request is in its slot whenever an attempt begins.

@@ -23,6 +23,7 @@ use tokio::{
 };
 
 use super::{
+    obtain::Patience,
     pool::Lease,
     send::{self, Keep},
 };
@@ -142,7 +143,9 @@ impl Client {
         let uri = if self.upstream.protocol == weft_model::config::AppProtocol::Http { "/" } else { "http://a/" };
         let request = Request::builder().method(method).uri(uri).header("host", "a").body(RequestBody::empty());
         let mut slot = Some(request.unwrap());
-        let sent = send::send(&self.worker, &self.upstream, &self.endpoint, &mut slot, Keep::ForReuse, None).await;
+        let sent =
+            send::send(&self.worker, &self.upstream, &self.endpoint, &mut slot, Keep::ForReuse, None, Patience::Wait)
+                .await;
         sent.map_err(|error| (error.refusal.reason, error.unprocessed, slot.is_some()))
     }
 
