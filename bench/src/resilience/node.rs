@@ -123,7 +123,8 @@ fn sum(text: &str, name: &str) -> f64 {
         let rest = rest.rfind('}').map_or(rest, |end| &rest[end + 1..]);
         rest.split_ascii_whitespace().next()?.parse::<f64>().ok()
     });
-    values.sum()
+    // An empty sum of floats is −0.
+    values.fold(0.0, |sum, value| sum + value)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! One of three endpoints fails. Breaker and retries hide it from clients; when it is well again it is used again.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -65,7 +66,7 @@ impl Trio {
         Ok(Self { good: [Backend::answering(200)?, Backend::answering(200)?], bad })
     }
 
-    fn addrs(&self) -> [std::net::SocketAddr; 3] {
+    fn addrs(&self) -> [SocketAddr; 3] {
         [self.good[0].addr(), self.bad.addr(), self.good[1].addr()]
     }
 
@@ -85,47 +86,56 @@ struct Count {
 /// Under load: waits until the bad endpoint is ejected, heals it, and waits until it has its share.
 async fn heal(node: &Node, trio: &mut Trio, what: &str, report: &mut Report) -> Result<()> {
     let figure = format!("{what}, healed until {:.0} % of its share", SHARE * 100.0);
+    let Some(left) = ejection(node, trio.bad.addr()).await? else {
+        report.missing(figure, "/endpoints never showed it ejected");
+        return Ok(());
+    };
+    trio.bad.heal(200)?;
+    report.info(format!("{what}, ejection left when it heals"), left.as_secs_f64() * 1e3, "ms");
+    match share_returns(trio, left + PATIENCE).await {
+        Some(took) => {
+            let limit = Bound::AtMost((left + SLACK).as_secs_f64() * 1e3);
+            report.check(figure, took.as_secs_f64() * 1e3, "ms", limit);
+        }
+        None => report.missing(figure, "not within 8 s of the ejection's end"),
+    }
+    Ok(())
+}
+
+/// How long the ejection of an endpoint still lasts, as soon as there is one. `None`: there was none.
+async fn ejection(node: &Node, addr: SocketAddr) -> Result<Option<Duration>> {
     let patience = Instant::now() + PATIENCE;
     // Some load first: an ejection that ended before the load began says nothing.
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let left = loop {
-        let state = node.endpoint(trio.bad.addr()).await?;
+    while Instant::now() < patience {
+        let state = node.endpoint(addr).await?;
         // One that is nearly over may be over before the endpoint is well.
         if let Some(left) = state.ejection_ms_left.filter(|left| state.ejected && *left > 100.0) {
-            break Duration::from_secs_f64(left / 1e3);
-        }
-        if Instant::now() > patience {
-            report.missing(figure, "/endpoints never showed it ejected");
-            return Ok(());
-        }
-        tokio::time::sleep(STEP).await;
-    };
-    trio.bad.heal(200)?;
-    let healed = Instant::now();
-    report.info(format!("{what}, ejection left when it heals"), left.as_secs_f64() * 1e3, "ms");
-    let mut window: VecDeque<(Instant, Count)> = VecDeque::new();
-    let deadline = healed + left + PATIENCE;
-    loop {
-        let (now, count) = (Instant::now(), trio.count());
-        window.push_back((now, count));
-        // The newest count that is a whole window old.
-        while window.get(1).is_some_and(|(at, _)| now - *at >= WINDOW) {
-            window.pop_front();
-        }
-        if let Some((at, before)) = window.front()
-            && now - *at >= WINDOW
-            && has_share(*before, count)
-        {
-            let took = (now - healed).as_secs_f64() * 1e3;
-            report.check(figure, took, "ms", Bound::AtMost((left + SLACK).as_secs_f64() * 1e3));
-            return Ok(());
-        }
-        if now > deadline {
-            report.missing(figure, "not within 8 s of the ejection's end");
-            return Ok(());
+            return Ok(Some(Duration::from_secs_f64(left / 1e3)));
         }
         tokio::time::sleep(STEP).await;
     }
+    Ok(None)
+}
+
+/// The time until the end of the first window in which the bad endpoint has its share. `None`: not `within` that time.
+async fn share_returns(trio: &Trio, within: Duration) -> Option<Duration> {
+    let start = Instant::now();
+    let mut window: VecDeque<(Instant, Count)> = VecDeque::new();
+    while start.elapsed() < within {
+        let (now, count) = (Instant::now(), trio.count());
+        window.push_back((now, count));
+        // In front stays the newest count that is a whole window old.
+        while window.get(1).is_some_and(|(at, _)| now - *at >= WINDOW) {
+            window.pop_front();
+        }
+        let full = window.front().filter(|(at, _)| now - *at >= WINDOW);
+        if full.is_some_and(|(_, before)| has_share(*before, count)) {
+            return Some(now - start);
+        }
+        tokio::time::sleep(STEP).await;
+    }
+    None
 }
 
 /// Whether the bad one of three endpoints had enough of what came between two counts.
@@ -137,6 +147,7 @@ fn has_share(before: Count, after: Count) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::probe::Probe;
 
     #[test]
     fn four_fifths_of_a_third_are_enough() {
@@ -145,5 +156,29 @@ mod tests {
             let after = Count { bad: before.bad + bad, all: before.all + all };
             assert_eq!(has_share(before, after), enough, "{bad} of {all}");
         }
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn a_share_is_seen_when_it_comes() {
+        let trio = Trio::new(false).unwrap();
+        let mut probes = Vec::new();
+        for addr in trio.addrs() {
+            probes.push((addr, Probe::connect(addr).await.unwrap()));
+        }
+        let start = Instant::now();
+        let late = Duration::from_millis(300);
+        tokio::task::spawn_local(async move {
+            loop {
+                for (index, (addr, probe)) in probes.iter_mut().enumerate() {
+                    if index != 1 || start.elapsed() > late {
+                        probe.status(*addr, "").await.unwrap();
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        });
+        let took = share_returns(&trio, Duration::from_secs(10)).await.unwrap();
+        assert!(took > late && took < late + Duration::from_secs(2), "{took:?}");
+        assert_eq!(share_returns(&Trio::new(false).unwrap(), Duration::from_millis(50)).await, None);
     }
 }
