@@ -255,6 +255,8 @@ impl Body for RequestBody {
 #[derive(Debug)]
 pub struct ReplyBody {
     source: ReplySource,
+    /// A frame that was read before the head was passed on.
+    first: Option<Box<Frame<Bytes>>>,
     /// Recorded when the body ends or is dropped.
     exchange: Option<Box<Exchange>>,
 }
@@ -270,19 +272,20 @@ impl ReplyBody {
     /// A body that Weft made.
     pub fn local(text: Bytes, exchange: Box<Exchange>) -> Self {
         let source = if text.is_empty() { ReplySource::Empty } else { ReplySource::Full(text) };
-        Self { source, exchange: Some(exchange) }
+        Self { source, first: None, exchange: Some(exchange) }
     }
 
     /// The upstream's body.
     pub fn upstream(body: Incoming, mut lease: Lease, mut exchange: Box<Exchange>) -> Self {
+        let first = exchange.aside.take();
         let source = if body.is_end_stream() {
             lease.finish();
-            exchange.ended();
+            exchange.response_ended();
             ReplySource::Empty
         } else {
             ReplySource::Upstream { body, lease }
         };
-        Self { source, exchange: Some(exchange) }
+        Self { source, first, exchange: Some(exchange) }
     }
 }
 
@@ -292,6 +295,13 @@ impl Body for ReplyBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        if let Some(first) = this.first.take() {
+            // Trailers have been looked at already.
+            if let (Some(exchange), Some(data)) = (&mut this.exchange, first.data_ref()) {
+                exchange.sent(data.len());
+            }
+            return Poll::Ready(Some(Ok(*first)));
+        }
         let (body, lease) = match &mut this.source {
             ReplySource::Empty => return Poll::Ready(None),
             ReplySource::Full(_) => {
@@ -310,14 +320,14 @@ impl Body for ReplyBody {
                 if let Some(exchange) = &mut this.exchange {
                     match (frame.data_ref(), frame.trailers_ref()) {
                         (Some(data), _) => exchange.sent(data.len()),
-                        (None, Some(trailers)) => exchange.trailers(trailers),
+                        (None, Some(trailers)) => drop(exchange.trailers(trailers)),
                         (None, None) => {}
                     }
                 }
                 if body.is_end_stream() {
                     lease.finish();
                     if let Some(exchange) = &mut this.exchange {
-                        exchange.ended();
+                        exchange.response_ended();
                     }
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -331,7 +341,7 @@ impl Body for ReplyBody {
             Poll::Ready(None) => {
                 lease.finish();
                 if let Some(exchange) = &mut this.exchange {
-                    exchange.ended();
+                    exchange.response_ended();
                 }
                 Poll::Ready(None)
             }
@@ -343,6 +353,9 @@ impl Body for ReplyBody {
     }
 
     fn is_end_stream(&self) -> bool {
+        if self.first.is_some() {
+            return false;
+        }
         match &self.source {
             ReplySource::Empty => true,
             ReplySource::Full(_) => false,

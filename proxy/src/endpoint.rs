@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -12,7 +12,7 @@ use std::{
 use fastrand::Rng;
 
 use crate::{
-    balance::ewma::PeakEwma,
+    balance::{Pick, ewma::PeakEwma},
     resilience::{
         breaker::State,
         circuit::{Circuit, Event},
@@ -59,6 +59,8 @@ pub struct Endpoint {
     weight: AtomicU32,
     idle_millis: AtomicU64,
     guard: Guard,
+    /// The last attempt to connect succeeded, or none has been made.
+    reachable: AtomicBool,
 }
 
 /// What active health checks say.
@@ -108,6 +110,7 @@ impl Endpoint {
             weight: AtomicU32::new(weight),
             idle_millis: AtomicU64::new(60_000),
             guard: Guard::new(id, label, circuit, now),
+            reachable: AtomicBool::new(true),
         }
     }
 
@@ -176,6 +179,19 @@ impl Endpoint {
         self.guard.probe(self, now)
     }
 
+    /// Whether, as far as the last attempt showed, it accepts connections.
+    pub fn reachable(&self) -> bool {
+        self.reachable.load(Relaxed)
+    }
+
+    /// Notes whether it accepted a connection.
+    pub fn set_reachable(&self, reachable: bool) {
+        // Most of the time this is known, and the line stays shared between the cores.
+        if self.reachable() != reachable {
+            self.reachable.store(reachable, Relaxed);
+        }
+    }
+
     /// How long an idle connection to it is kept.
     pub fn idle_timeout(&self) -> Duration {
         Duration::from_millis(self.idle_millis.load(Relaxed))
@@ -242,6 +258,21 @@ impl Ticket {
     /// The slot, for the one who has the verdict.
     pub fn take_probe(&mut self) -> Option<Probe> {
         self.probe.take()
+    }
+
+    /// Says how the attempt went; what changed by it at the endpoint's breaker.
+    #[inline]
+    pub fn judge(&mut self, outcome: Outcome, now: Instant, rng: &mut Rng) -> Option<Arc<Event>> {
+        if outcome.failure.is_some() {
+            self.endpoint.failures.fetch_add(1, Relaxed);
+        }
+        self.endpoint.record(outcome, self.probe.take(), now, rng)
+    }
+}
+
+impl From<Pick> for Ticket {
+    fn from(pick: Pick) -> Self {
+        Self::new(pick.endpoint, pick.probe)
     }
 }
 

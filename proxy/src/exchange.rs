@@ -4,6 +4,9 @@
 //! An [`Exchange`] travels with the request, then inside the response's body. Wherever it is dropped, whether the
 //! response ended, the client vanished or something panicked, the request is recorded once.
 
+mod attempt;
+mod waiting;
+
 use std::{
     future::{Future, poll_fn},
     pin::Pin,
@@ -13,25 +16,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderMap, Request};
+use bytes::Bytes;
+use http::Request;
+use http_body::Frame;
 
 use crate::{
     accept::guard::{self, GuardHandle},
-    balance::Pick,
     body::Progress,
     conn::Conn,
-    endpoint::{Endpoint, Ticket},
+    endpoint::InFlight,
     error::{Reason, Refusal},
     record::Record,
-    resilience::{
-        limiter::Standing,
-        outcome::{Failure, Outcome},
-    },
-    snapshot::{Deadlines, Rule, Service, Target, Upstream},
+    resilience::limiter::Standing,
+    snapshot::{Deadlines, Rule, Target, Upstream},
     telemetry::metrics::InFlightGuard,
     wheel::Timer,
     worker::Local,
 };
+
+pub use attempt::Live;
+pub use waiting::TimedOut;
+use waiting::Waiting;
 
 /// A request under way.
 #[derive(Debug)]
@@ -46,30 +51,42 @@ pub struct Exchange {
     /// Position among the rule's backends.
     target: Option<usize>,
     deadlines: Option<Deadlines>,
+    /// The time-out in force is the client's own deadline.
+    client_deadline: bool,
+    /// The attempt whose response the client gets, or may get.
+    live: Option<Live>,
+    /// A frame of the response's body that was read before its head is passed on.
+    pub aside: Option<Box<Frame<Bytes>>>,
     /// The request's body, if it has one.
     pub progress: Option<Rc<Progress>>,
     /// What the rate limits of its route have told; the response passes it on.
     pub standing: Option<Box<Standing>>,
-    /// Counts it at the service and at the endpoint.
+    /// Counts it at the service.
     pub holds: Holds,
     /// HTTP/1.1: the guard counts whose turn it is.
     _turn: Option<guard::Exchange>,
     timer: Option<Timer>,
     /// The response's head is there.
     answered: bool,
-    /// gRPC: the current attempt has not shown yet whether it succeeds.
-    undecided: bool,
     /// Something was sent to the client since the timer was last looked at.
     moved: bool,
 }
 
-/// One of the requests that a service has in flight, on all workers.
+/// One of the requests, or of the retries, that a service has in flight, on all workers.
 #[derive(Debug)]
-struct Place(Arc<Service>);
+struct Place(Arc<InFlight>);
+
+impl Place {
+    /// Taken, if fewer than `limit` were.
+    fn take(counter: &Arc<InFlight>, limit: u32) -> Option<Self> {
+        let place = Self(counter.clone());
+        (place.0.enter() < limit).then_some(place)
+    }
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.in_flight.leave();
+        self.0.leave();
     }
 }
 
@@ -96,9 +113,9 @@ impl Chosen {
 /// What is counted as long as the exchange lasts.
 #[derive(Debug, Default)]
 pub struct Holds {
-    endpoint: Option<Ticket>,
     service: Option<InFlightGuard>,
     place: Option<Place>,
+    retry: Option<Place>,
 }
 
 impl Exchange {
@@ -117,13 +134,15 @@ impl Exchange {
             snapshot: None,
             target: None,
             deadlines: None,
+            client_deadline: false,
+            live: None,
+            aside: None,
             progress: None,
             standing: None,
             holds: Holds::default(),
             _turn: conn.guard.get().map(GuardHandle::exchange),
             timer: None,
             answered: false,
-            undecided: false,
             moved: false,
         })
     }
@@ -146,9 +165,15 @@ impl Exchange {
     pub fn limit(&mut self, timeout: Duration) {
         if let Some(deadlines) = &mut self.deadlines {
             let shorter = deadlines.request.filter(|request| deadlines.whole && *request <= timeout);
+            self.client_deadline = shorter.is_none();
             deadlines.request = Some(shorter.unwrap_or(timeout));
             deadlines.whole = true;
         }
+    }
+
+    /// When the whole exchange has to be over, if somebody said so.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadlines?.whole_deadline(self.start)
     }
 
     /// Takes a place among the requests that the service may have in flight.
@@ -156,66 +181,26 @@ impl Exchange {
     /// # Errors
     /// `overloaded` when `connectionPool.maxRequests` places are taken.
     pub fn occupy(&mut self, upstream: &Upstream) -> Result<(), Refusal> {
-        let limit = upstream.policy.connection_pool.max_requests;
-        let place = Place(upstream.service.clone());
-        if place.0.in_flight.enter() >= limit {
-            let detail = format!("service {} has maxRequests: {limit} in flight", upstream.service.name);
+        let (service, limit) = (&upstream.service, upstream.policy.connection_pool.max_requests);
+        let Some(place) = Place::take(&service.in_flight, limit) else {
+            let detail = format!("service {} has maxRequests: {limit} in flight", service.name);
             return Err(Refusal::with(Reason::Overloaded, detail));
-        }
+        };
         self.holds.place = Some(place);
         Ok(())
     }
 
-    /// An attempt begins.
-    pub fn attempt(&mut self, pick: Pick, tls: bool, headers: Option<&mut HeaderMap>) {
-        let Pick { endpoint, probe } = pick;
-        self.undecided = self.record.is_grpc() && endpoint.guard().enabled();
-        let endpoint = self.holds.endpoint.insert(Ticket::new(endpoint, probe)).endpoint();
-        let worker = &self.conn.worker;
-        self.record.attempt(&worker.telemetry, endpoint, tls, headers, worker.clock.now());
-    }
-
-    /// The endpoint of the current attempt.
-    pub fn endpoint(&self) -> Option<&Arc<Endpoint>> {
-        self.holds.endpoint.as_ref().map(Ticket::endpoint)
-    }
-
-    /// Tells the endpoint of the current attempt how it ended, or that it failed after all.
-    pub fn judge(&mut self, outcome: Outcome) {
-        self.undecided = false;
-        let Some(ticket) = &mut self.holds.endpoint else { return };
-        if !ticket.endpoint().guard().enabled() {
-            return;
+    /// Takes a place among the retries that the service may have in flight, kept until the exchange is over.
+    pub fn occupy_retry(&mut self, upstream: &Upstream) -> bool {
+        if self.holds.retry.is_none() {
+            self.holds.retry = Place::take(&upstream.service.retries, upstream.policy.connection_pool.max_retries);
         }
-        let probe = ticket.take_probe();
-        let worker = &self.conn.worker;
-        let event = ticket.endpoint().record(outcome, probe, worker.clock.now(), &mut worker.rng.borrow_mut());
-        if let Some(event) = event {
-            self.record.breaker(event);
-        }
+        self.holds.retry.is_some()
     }
 
-    /// The head of the current attempt's response is there, and the response fit for the client. That is the verdict,
-    /// unless it is gRPC, whose status comes with the trailers.
-    pub fn judge_head(&mut self, status: u16) {
-        let failure = match (self.record.is_grpc(), self.record.attempt_grpc_status()) {
-            (true, Some(status)) => Failure::of_grpc(status),
-            (true, None) if status == 200 => return,
-            _ => Failure::of_status(status),
-        };
-        self.verdict(failure);
-    }
-
-    /// The current attempt came to nothing, for this reason.
-    pub fn judge_failure(&mut self, reason: Reason) {
-        if let Some(failure) = Failure::of_reason(reason) {
-            self.verdict(Some(failure));
-        }
-    }
-
-    fn verdict(&mut self, failure: Option<Failure>) {
-        let took = self.record.took(self.conn.worker.clock.now());
-        self.judge(Outcome { failure, took });
+    /// Whether all of the request has been sent.
+    pub fn is_sent(&self) -> bool {
+        self.progress.as_ref().is_none_or(|progress| progress.done.get())
     }
 
     /// The backend, in a form that outlives borrows of the exchange.
@@ -230,18 +215,24 @@ impl Exchange {
     }
 
     /// Runs an attempt under the time-outs in force.
-    pub async fn within<T, E: From<Refusal>>(
+    pub async fn within<T, E: From<TimedOut>>(
         &mut self,
         mut attempt: Pin<&mut impl Future<Output = Result<T, E>>>,
     ) -> Result<T, E> {
         let Some(deadlines) = self.deadlines else { return attempt.await };
         let started = self.conn.worker.clock.now();
-        let mut waiting =
-            Waiting { deadlines, start: self.start, attempt: started, heard: started, progress: self.progress.clone() };
+        let mut waiting = Waiting {
+            deadlines,
+            start: self.start,
+            attempt: started,
+            heard: started,
+            progress: self.progress.clone(),
+            client: self.client_deadline,
+        };
         let due = match waiting.check(started) {
             Ok(Some(due)) => due,
             Ok(None) => return attempt.await,
-            Err(refusal) => return Err(refusal.into()),
+            Err(over) => return Err(over.into()),
         };
         let timer = match self.timer.take() {
             Some(timer) => {
@@ -259,7 +250,7 @@ impl Exchange {
                 match waiting.check(Instant::now()) {
                     Ok(Some(due)) => timer.rearm(due),
                     Ok(None) => return Poll::Pending,
-                    Err(refusal) => return Poll::Ready(Err(refusal.into())),
+                    Err(over) => return Poll::Ready(Err(over.into())),
                 }
             }
         })
@@ -288,40 +279,13 @@ impl Exchange {
         self.record.bytes_out += bytes as u64;
         self.moved = true;
         self.conn.touch();
-        if self.undecided {
-            // The first message.
-            self.verdict(None);
-        }
-    }
-
-    /// The response's body has ended; what follows from its trailers has been said before.
-    pub fn ended(&mut self) {
-        if self.undecided {
-            // Neither a message nor a status: gRPC clients take that for UNKNOWN.
-            self.verdict(Some(Failure::Grpc(2)));
-        }
-    }
-
-    /// The response's trailers.
-    pub fn trailers(&mut self, trailers: &HeaderMap) {
-        self.record.grpc_status(trailers);
-        if !self.record.is_grpc() {
-            return;
-        }
-        let failure = self.record.attempt_grpc_status().and_then(Failure::of_grpc);
-        // Also after a message, which had been taken for a success.
-        if failure.is_some() || self.undecided {
-            self.verdict(failure);
-        }
+        self.message_passed();
     }
 
     /// The response could not be completed.
     pub fn fail(&mut self, reason: Reason) {
         self.record.reason.get_or_insert(reason);
-        // A client that breaks off its request ends the response, too.
-        if self.progress.as_ref().is_none_or(|progress| progress.failure.get().is_none()) {
-            self.judge_failure(reason);
-        }
+        self.response_failed(reason);
     }
 
     /// While the upstream's body makes no progress: ready once it has taken too long.
@@ -349,7 +313,7 @@ impl Exchange {
             } else {
                 "the response's body stood still for the idle time-out"
             };
-            self.record.reason.get_or_insert(Reason::UpstreamTimeout);
+            self.fail(Reason::UpstreamTimeout);
             return Poll::Ready(Refusal::new(Reason::UpstreamTimeout, detail));
         }
     }
@@ -368,133 +332,7 @@ impl Drop for Exchange {
         if let Some(progress) = &self.progress {
             self.record.bytes_in = progress.bytes.get();
         }
-        if let Some(endpoint) = self.endpoint() {
-            self.record.judge(endpoint);
-        }
         let rule = self.snapshot.as_ref().map(|(snapshot, rule)| &snapshot.rules[*rule as usize]);
         self.record.finish(&worker.telemetry, rule, &self.conn, self.start, end);
-    }
-}
-
-impl Deadlines {
-    /// The end of an exchange whose request time-out covers the response's body.
-    fn whole_deadline(&self, start: Instant) -> Option<Instant> {
-        self.request.filter(|_| self.whole).map(|request| start + request)
-    }
-}
-
-/// Waiting for a response's head: which of the time-outs is due. Pure: `now` is passed in.
-#[derive(Debug)]
-struct Waiting {
-    deadlines: Deadlines,
-    start: Instant,
-    attempt: Instant,
-    /// Last progress of the request's body.
-    heard: Instant,
-    progress: Option<Rc<Progress>>,
-}
-
-impl Waiting {
-    /// When to look again, or what is over.
-    fn check(&mut self, now: Instant) -> Result<Option<Instant>, Refusal> {
-        let sending = self.progress.as_ref().is_some_and(|progress| !progress.done.get());
-        let mut due: Option<Instant> = None;
-        let mut sooner = |at: Instant| due = Some(due.map_or(at, |due| due.min(at)));
-        if sending {
-            if self.progress.as_ref().is_some_and(|progress| progress.moved.replace(false)) {
-                self.heard = now;
-            }
-            if let Some(idle) = self.deadlines.idle {
-                if now >= self.heard + idle {
-                    return Err(Refusal::new(
-                        Reason::RequestTimeout,
-                        "the request's body stood still for the idle time-out",
-                    ));
-                }
-                sooner(self.heard + idle);
-            }
-        }
-        if let Some(request) = self.deadlines.request {
-            // A default time-out counts from the end of the request's body, and so not before that.
-            let ended = self.progress.as_ref().map_or(Some(self.start), |progress| progress.ended.get());
-            let base = if sending { now } else { ended.unwrap_or(now) };
-            let at = if self.deadlines.whole { self.start } else { base } + request;
-            if now >= at {
-                return Err(over("the request", request, sending));
-            }
-            sooner(at);
-        }
-        if let Some(limit) = self.deadlines.attempt {
-            if now >= self.attempt + limit {
-                return Err(over("this attempt", limit, sending));
-            }
-            sooner(self.attempt + limit);
-        }
-        Ok(due)
-    }
-}
-
-fn over(what: &str, limit: Duration, sending: bool) -> Refusal {
-    if sending {
-        return Refusal::with(Reason::RequestTimeout, format!("the request's body was not complete within {limit:?}"));
-    }
-    Refusal::with(Reason::UpstreamTimeout, format!("no response within {limit:?}, the time-out of {what}"))
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    const S: Duration = Duration::from_secs(1);
-
-    fn waiting(start: Instant, deadlines: Deadlines, progress: Option<Rc<Progress>>) -> Waiting {
-        Waiting { deadlines, start, attempt: start, heard: start, progress }
-    }
-
-    #[test]
-    fn a_default_time_out_begins_when_the_request_has_been_sent() {
-        let start = Instant::now();
-        let progress = Rc::new(Progress::default());
-        let deadlines = Deadlines { request: Some(15 * S), whole: false, attempt: None, idle: Some(300 * S) };
-        let mut wait = waiting(start, deadlines, Some(progress.clone()));
-        progress.moved.set(true);
-        assert_eq!(wait.check(start + 20 * S).unwrap(), Some(start + 35 * S));
-        progress.done.set(true);
-        progress.ended.set(Some(start + 29 * S));
-        assert_eq!(wait.check(start + 30 * S).unwrap(), Some(start + 44 * S));
-        assert_eq!(wait.check(start + 44 * S).unwrap_err().reason, Reason::UpstreamTimeout);
-    }
-
-    #[test]
-    fn a_written_time_out_covers_everything_and_blames_who_is_late() {
-        let start = Instant::now();
-        let deadlines = Deadlines { request: Some(2 * S), whole: true, attempt: None, idle: None };
-        let mut wait = waiting(start, deadlines, None);
-        assert_eq!(wait.check(start).unwrap(), Some(start + 2 * S));
-        assert_eq!(wait.check(start + 2 * S).unwrap_err().reason, Reason::UpstreamTimeout);
-        let mut wait = waiting(start, deadlines, Some(Rc::default()));
-        assert_eq!(wait.check(start + 2 * S).unwrap_err().reason, Reason::RequestTimeout);
-    }
-
-    #[test]
-    fn the_earliest_of_several_counts() {
-        let start = Instant::now();
-        let deadlines = Deadlines { request: Some(9 * S), whole: true, attempt: Some(S), idle: None };
-        let mut wait = waiting(start, deadlines, None);
-        assert_eq!(wait.check(start).unwrap(), Some(start + S));
-        assert!(wait.check(start + S).unwrap_err().detail.contains("this attempt"));
-    }
-
-    #[test]
-    fn a_body_that_stands_still_is_the_clients_fault() {
-        let start = Instant::now();
-        let progress = Rc::new(Progress::default());
-        let deadlines = Deadlines { request: None, whole: false, attempt: None, idle: Some(5 * S) };
-        let mut wait = waiting(start, deadlines, Some(progress.clone()));
-        assert_eq!(wait.check(start + S).unwrap(), Some(start + 5 * S));
-        progress.moved.set(true);
-        assert_eq!(wait.check(start + 5 * S).unwrap(), Some(start + 10 * S));
-        assert_eq!(wait.check(start + 10 * S).unwrap_err().reason, Reason::RequestTimeout);
     }
 }

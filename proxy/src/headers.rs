@@ -33,6 +33,8 @@ pub struct Seen {
     pub upgrade: bool,
     /// `content-type: application/grpc…`
     pub grpc: bool,
+    /// The client may have said how long it will wait.
+    deadline: bool,
     connection: bool,
     /// `Connection` says more than `close` or `keep-alive`: its list has to be read.
     listed: bool,
@@ -71,6 +73,7 @@ pub fn scan(headers: &HeaderMap) -> Seen {
             "expect" => seen.expect = true,
             "keep-alive" | "proxy-connection" | "transfer-encoding" | "http2-settings" => seen.other_hop = true,
             "content-type" => seen.grpc = value.as_bytes().starts_with(b"application/grpc"),
+            "grpc-timeout" | "x-envoy-expected-rq-timeout-ms" => seen.deadline = true,
             "x-request-id" => seen.request_id = true,
             "x-weft-hops" => seen.hops = true,
             "forwarded" | "x-real-ip" => seen.forwarded = true,
@@ -330,6 +333,15 @@ pub fn expected_timeout(headers: &HeaderMap) -> Option<Duration> {
     }
     // More digits than fit are more than a year.
     Some(text.parse().map_or(LONGEST, Duration::from_millis).min(LONGEST))
+}
+
+/// How long the client will wait, if it says so: the least of what it says.
+pub fn deadline(headers: &HeaderMap, seen: Seen) -> Option<Duration> {
+    if !seen.deadline {
+        return None;
+    }
+    let grpc = if seen.grpc { grpc_timeout(headers) } else { None };
+    [grpc, expected_timeout(headers)].into_iter().flatten().min()
 }
 
 /// Tells the upstream how much of the client's deadline is left, in those of `grpc-timeout` and

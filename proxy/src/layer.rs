@@ -1,6 +1,8 @@
 //! The steps of the pipeline, one file each.
 
 pub mod fault;
+pub mod hedge;
 pub mod mirror;
 pub mod ratelimit;
+pub mod retry;
 pub mod target;

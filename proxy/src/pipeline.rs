@@ -5,34 +5,36 @@
 
 use std::{
     convert::Infallible,
+    future::Future,
     pin::pin,
     rc::Rc,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri::PathAndQuery};
 use hyper::body::Incoming;
-use smallvec::SmallVec;
 
 use crate::{
-    balance::hash_str,
+    balance::{Pick, hash_str},
     body::{ReplyBody, RequestBody},
     conn::Conn,
-    endpoint::Endpoint,
     error::{Reason, Refusal},
     exchange::Exchange,
     headers::{self, Seen},
-    layer::{mirror, ratelimit, target},
+    layer::{
+        hedge, mirror, ratelimit,
+        retry::{self, Retries},
+        target,
+    },
     reply::{self, Answer, Manner},
-    resilience::outcome::Failure,
     snapshot::{Rule, Target, Upstream},
     upgrade::{Client, Tunnel},
     upstream::{
         interim,
         obtain::Patience,
         pool::Lease,
-        send::{self, Keep},
+        send::{self, Keep, SendError},
     },
 };
 
@@ -82,6 +84,14 @@ struct Prepared {
     client: Option<Client>,
     /// For RingHash and Maglev.
     hash: u64,
+    /// The client has said how long it will wait.
+    deadline: bool,
+    /// Its method allows to send it again, should that be asked for.
+    repeatable: bool,
+    /// When a second endpoint is asked, and how many more at most.
+    hedge: Option<(Duration, u32)>,
+    /// Fault injection: first the wait, then the refusal.
+    fault: Option<Box<(Duration, Option<Refusal>)>>,
 }
 
 /// Everything before the first wait: which rule, which backend, and what the upstream will see.
@@ -113,14 +123,27 @@ fn prepare(
         ratelimit::charge(limits, exchange, request.headers(), asked.path())?;
     }
     exchange.occupy(upstream)?;
-    if let Some(timeout) = seen.grpc.then(|| headers::grpc_timeout(request.headers())).flatten() {
-        exchange.limit(timeout);
+    let deadline = headers::deadline(request.headers(), seen);
+    if let Some(deadline) = deadline {
+        exchange.limit(deadline);
     }
     headers::check_length(request.headers(), worker.shared.options.limits.body_bytes)?;
+    let fault = match &upstream.fault {
+        None => None,
+        Some(fault) => match fault.decide(request.headers(), &mut worker.rng.borrow_mut()) {
+            (None, Some(abort)) => return Err(abort.into()),
+            (Some(delay), abort) => Some(Box::new((delay, abort))),
+            (None, None) => None,
+        },
+    };
 
     // What the upstream sees.
     let from_http11 = request.version() == Version::HTTP_11;
     let hash = hash_of(upstream, conn, &request, asked.path());
+    let repeatable = target.retry.as_ref().filter(|plan| {
+        let method = plan.allows_method(request.method(), request.headers(), seen.grpc);
+        method && !headers::wants_tunnel(request.method(), seen)
+    });
     if *request.method() == Method::CONNECT && upstream.is_h2() {
         let detail = "CONNECT is passed on to HTTP/1.1 services only (appProtocol: http)";
         return Err(Refusal::new(Reason::BadRequest, detail).into());
@@ -150,88 +173,140 @@ fn prepare(
         parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     mirror::copies(conn, rule, &parts, &mut body);
+    if let Some(plan) = repeatable {
+        body = body.keep(plan.max_body_bytes);
+    }
+    let hedgeable = body.is_empty() && client.is_none() && send::is_idempotent(&parts.method);
     let mut request = Request::from_parts(parts, body);
     // An HTTP/1.0 client does not know interim responses, and hyper cannot send them over HTTP/2.
     if from_http11 && conn.guard.get().is_some() && !upstream.is_h2() {
         conn.interim.get_or_init(Arc::default).listen(&mut request);
     }
-    Ok(Prepared { request: Some(request), client, hash })
+    Ok(Prepared {
+        request: Some(request),
+        client,
+        hash,
+        deadline: deadline.is_some(),
+        repeatable: repeatable.is_some(),
+        hedge: if hedgeable { upstream.hedge(exchange.start) } else { None },
+        fault,
+    })
 }
 
-/// Picks an endpoint, sends, and makes the response fit for the client.
-///
-/// A request that no endpoint has processed is picked again, a few times; other retries are a matter of policy.
-async fn forward(exchange: &mut Exchange, prepared: &mut Prepared) -> Result<(Response<Incoming>, Lease), Answer> {
-    const PICKS: usize = 3;
+/// An answer, and the connection that it comes on.
+type Answered = (Response<Incoming>, Lease);
+
+/// Picks an endpoint, sends, and makes the response fit for the client; again when that fails and may be repeated.
+async fn forward(exchange: &mut Exchange, prepared: &mut Prepared) -> Result<Answered, Answer> {
     let conn = exchange.conn.clone();
     let worker = &conn.worker;
     let chosen = exchange.target().ok_or_else(|| nowhere("no backend was chosen"))?;
     let target = chosen.target().ok_or_else(|| nowhere("no backend was chosen"))?;
     let upstream = chosen.upstream().ok_or_else(|| nowhere("the service or its port does not exist"))?;
-    let mut tried = SmallVec::<[u64; PICKS]>::new();
+    if let Some((delay, abort)) = prepared.fault.take().map(|fault| *fault) {
+        Box::pin(tokio::time::sleep(delay)).await;
+        worker.clock.read();
+        abort.map_or(Ok(()), Err)?;
+    }
+    let mut retries = Retries::new(target, upstream, prepared.hash, prepared.repeatable, worker.clock.now());
+    // What a retry goes back to when no endpoint is left for it.
+    let mut before: Option<Box<Result<Answered, Refusal>>> = None;
     loop {
         let now = worker.clock.now();
-        let picked = upstream.pick(prepared.hash, &tried, now, &mut worker.rng.borrow_mut());
-        let pick = picked.map_err(|unpicked| upstream.refusal(unpicked, now))?;
-        let endpoint = pick.endpoint.clone();
-        exchange.attempt(pick, upstream.tls.is_some(), prepared.request.as_mut().map(Request::headers_mut));
-        let progress = exchange.progress.clone();
-        let answered = {
-            let sending = pin!(send::send(
-                worker,
-                upstream,
-                &endpoint,
-                &mut prepared.request,
-                Keep::ForReuse,
-                progress.as_ref(),
-                Patience::Wait
-            ));
-            let relayed = pin!(interim::relay(&conn, sending));
-            exchange.within(relayed).await
+        let pick = match upstream.pick(prepared.hash, retries.avoided(), now, &mut worker.rng.borrow_mut()) {
+            Ok(pick) => pick,
+            Err(unpicked) => match before {
+                Some(before) => break done(*before, prepared, exchange, target),
+                None => return Err(upstream.refusal(unpicked, now).into()),
+            },
         };
-        let error = match answered {
-            Ok((mut response, mut lease)) => {
-                let now = worker.clock.read();
-                exchange.record.head(response.status().as_u16(), response.headers(), now);
-                // The first exchange on a connection includes opening it, which says nothing of the requests to come.
-                if !lease.is_fresh() {
-                    observe(&endpoint, exchange, now - lease.waited(), Duration::ZERO);
-                }
-                let finished = finish(&mut response, &mut lease, prepared.client.take(), exchange, target);
-                match &finished {
-                    Ok(()) => exchange.judge_head(response.status().as_u16()),
-                    Err(refusal) => exchange.judge_failure(refusal.reason),
-                }
-                finished?;
-                return Ok((response, lease));
+        if let Some(Ok((response, lease))) = before.take().map(|before| *before) {
+            retry::drain(worker, response, lease);
+        }
+        retries.tries(pick.endpoint.id);
+        deadline(exchange, prepared, now)?;
+        let answered = match prepared.hedge {
+            Some((after, extra)) => {
+                let slot = &mut prepared.request;
+                Box::pin(hedge::attempt(exchange, &mut retries, pick, slot, after, extra)).await
             }
-            Err(error) => error,
+            None => attempt(exchange, &mut prepared.request, upstream, pick, retries.keep()).await,
         };
-        let now = worker.clock.read();
-        exchange.record.attempt_failed(error.refusal.reason, now);
-        exchange.judge_failure(error.refusal.reason);
-        if Failure::of_reason(error.refusal.reason).is_some() {
-            observe(&endpoint, exchange, now, FAILURE);
+        let (wait, ended) = match answered {
+            Ok((mut response, lease)) => {
+                let request = prepared.request.as_ref();
+                match retries.after_answer(&mut response, request, exchange).await {
+                    Some(wait) => (wait, Ok((response, lease))),
+                    None => break done(Ok((response, lease)), prepared, exchange, target),
+                }
+            }
+            Err(error) => match retries.after_failure(error, prepared.request.as_ref(), exchange) {
+                (Some(wait), refusal) => (wait, Err(refusal)),
+                (None, refusal) => return Err(refusal.into()),
+            },
+        };
+        before = Some(Box::new(ended));
+        if !wait.is_zero() {
+            Box::pin(tokio::time::sleep(wait)).await;
+            worker.clock.read();
         }
-        tried.push(endpoint.id);
-        // A limit of the whole service is no better elsewhere.
-        let elsewhere = error.unprocessed && error.refusal.reason != Reason::Overloaded;
-        let others = upstream.service.endpoints().len() > tried.len();
-        if !(prepared.request.is_some() && elsewhere && others && tried.len() < PICKS) {
-            return Err(error.refusal.into());
-        }
-        endpoint.failures.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// A failed attempt counts as one that took so long: otherwise an endpoint that refuses at once would look fast, and
-/// draw requests.
-const FAILURE: Duration = Duration::from_secs(1);
+/// Sends the request to one endpoint, under the time-outs in force.
+async fn attempt(
+    exchange: &mut Exchange,
+    request: &mut Option<Request<RequestBody>>,
+    upstream: &Upstream,
+    pick: Pick,
+    keep: Keep,
+) -> Result<Answered, SendError> {
+    let conn = exchange.conn.clone();
+    let worker = &conn.worker;
+    let endpoint = pick.endpoint.clone();
+    let headers = request.as_mut().map(Request::headers_mut);
+    let live = exchange.begin_attempt(pick.into(), upstream.tls.is_some(), headers);
+    let progress = exchange.progress.clone();
+    let answer = {
+        let sending = send::send(worker, upstream, &endpoint, request, keep, progress.as_ref(), Patience::Wait);
+        let sending = pin!(sending);
+        let relayed = pin!(interim::relay(&conn, sending));
+        exchange.within(relayed).await
+    };
+    exchange.attempt_ended(upstream, live, answer, worker.clock.read())
+}
 
-/// Tells the balancer how long the endpoint took.
-fn observe(endpoint: &Endpoint, exchange: &Exchange, now: Instant, least: Duration) {
-    if let Some(start) = exchange.record.attempt_start() {
-        endpoint.observe(start, now.saturating_duration_since(start).max(least), now);
+/// Refuses what nobody waits for any more, and tells the upstream how long the client will.
+fn deadline(exchange: &Exchange, prepared: &mut Prepared, now: Instant) -> Result<(), Refusal> {
+    if !prepared.deadline {
+        return Ok(());
+    }
+    let Some(deadline) = exchange.deadline() else { return Ok(()) };
+    let left = deadline.saturating_duration_since(now);
+    if left.is_zero() {
+        let detail = "the client's own deadline was over before an endpoint was asked";
+        return Err(Refusal::new(Reason::DeadlineExceeded, detail));
+    }
+    if let Some(request) = &mut prepared.request {
+        headers::forward_deadline(request.headers_mut(), left);
+    }
+    Ok(())
+}
+
+/// What the client gets.
+fn done(
+    ended: Result<Answered, Refusal>,
+    prepared: &mut Prepared,
+    exchange: &mut Exchange,
+    target: &Target,
+) -> Result<Answered, Answer> {
+    let (mut response, mut lease) = ended?;
+    match finish(&mut response, &mut lease, prepared.client.take(), exchange, target) {
+        Ok(()) => Ok((response, lease)),
+        Err(refusal) => {
+            exchange.response_failed(refusal.reason);
+            Err(refusal.into())
+        }
     }
 }
 

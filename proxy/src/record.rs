@@ -1,11 +1,6 @@
 //! What is remembered of a request for metrics, spans and the access log. Texts are kept only if somebody records them.
 
-use std::{
-    borrow::Cow,
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Instant};
 
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
 use smallvec::SmallVec;
@@ -14,7 +9,7 @@ use crate::{
     conn::Conn,
     endpoint::Endpoint,
     error::{Reason, Refusal},
-    resilience::{circuit::Event, outcome::Failure},
+    resilience::circuit::Event,
     snapshot::Rule,
     telemetry::{Attempt, Finished, Worker, context::Trace, metrics::Slot},
 };
@@ -92,7 +87,17 @@ impl Record {
         }
     }
 
-    /// An attempt begins; its trace context goes into `headers`.
+    /// The gRPC status so far.
+    pub fn seen_grpc_status(&self) -> Option<u8> {
+        self.grpc.flatten()
+    }
+
+    /// Whether the client speaks gRPC.
+    pub const fn is_grpc(&self) -> bool {
+        self.grpc.is_some()
+    }
+
+    /// An attempt begins; its trace context goes into `headers`. Its place among the attempts.
     pub fn attempt(
         &mut self,
         worker: &Worker,
@@ -100,7 +105,7 @@ impl Record {
         tls: bool,
         headers: Option<&mut HeaderMap>,
         now: Instant,
-    ) {
+    ) -> usize {
         let span_id = worker.attempt_span(&self.trace);
         if let Some(headers) = headers {
             self.trace.inject(headers, span_id);
@@ -117,64 +122,51 @@ impl Record {
             reason: None,
             breaker: None,
         });
+        self.attempts.len() - 1
     }
 
-    /// When the attempt under way began.
-    pub fn attempt_start(&self) -> Option<Instant> {
-        self.attempts.last().map(|attempt| attempt.start)
-    }
-
-    /// The response's head has come.
-    pub fn head(&mut self, status: u16, headers: &HeaderMap, now: Instant) {
-        if let Some(attempt) = self.attempts.last_mut() {
+    /// The head of an attempt's response has come; the gRPC status in it, if it is a trailers-only reply.
+    pub fn head(&mut self, attempt: usize, status: u16, headers: &HeaderMap, now: Instant) -> Option<u8> {
+        if let Some(attempt) = self.attempts.get_mut(attempt) {
             attempt.head = Some(now);
             attempt.status = status;
         }
-        // Trailers-only replies carry their status here.
-        self.grpc_status(headers);
+        // What an attempt before it said no longer counts.
+        *self.grpc.as_mut()? = None;
+        self.grpc_status(attempt, headers)
     }
 
     /// The attempt came to nothing.
-    pub fn attempt_failed(&mut self, reason: Reason, now: Instant) {
-        if let Some(attempt) = self.attempts.last_mut() {
+    pub fn attempt_failed(&mut self, attempt: usize, reason: Reason, now: Instant) {
+        if let Some(attempt) = self.attempts.get_mut(attempt) {
             attempt.end = Some(now);
             attempt.reason = Some(reason);
         }
     }
 
-    /// The outcome of the attempt under way changed its endpoint's breaker.
-    pub fn breaker(&mut self, event: Arc<Event>) {
-        if let Some(attempt) = self.attempts.last_mut() {
+    /// The outcome of an attempt changed its endpoint's breaker.
+    pub fn breaker(&mut self, attempt: usize, event: Arc<Event>) {
+        if let Some(attempt) = self.attempts.get_mut(attempt) {
             attempt.breaker = Some(event);
         }
     }
 
-    /// From the start of the attempt under way to its response's head, or to `now` without one.
-    pub fn took(&self, now: Instant) -> Duration {
-        let took = |attempt: &Attempt| attempt.head.unwrap_or(now).saturating_duration_since(attempt.start);
-        self.attempts.last().map_or(Duration::ZERO, took)
-    }
-
-    /// Whether it is a gRPC exchange.
-    pub fn is_grpc(&self) -> bool {
-        self.grpc.is_some()
-    }
-
-    /// The upstream's `grpc-status`, as far as the attempt under way has one.
-    pub fn attempt_grpc_status(&self) -> Option<u8> {
-        self.attempts.last()?.grpc_status
-    }
-
-    /// Reads `grpc-status` of a gRPC exchange from headers or trailers.
-    pub fn grpc_status(&mut self, fields: &HeaderMap) {
-        let Some(grpc) = &mut self.grpc else { return };
-        let status = fields.get("grpc-status").and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
-        if status.is_some() {
-            *grpc = status;
-            if let Some(attempt) = self.attempts.last_mut() {
-                attempt.grpc_status = status;
-            }
+    /// The client gets the answer of another attempt, or none.
+    pub fn attempt_ended(&mut self, attempt: usize, now: Instant) {
+        if let Some(attempt) = self.attempts.get_mut(attempt) {
+            attempt.end = Some(now);
         }
+    }
+
+    /// Reads `grpc-status` of a gRPC exchange from the headers or trailers of an attempt's response.
+    pub fn grpc_status(&mut self, attempt: usize, fields: &HeaderMap) -> Option<u8> {
+        let grpc = self.grpc.as_mut()?;
+        let status = fields.get("grpc-status")?.to_str().ok()?.parse().ok()?;
+        *grpc = Some(status);
+        if let Some(attempt) = self.attempts.get_mut(attempt) {
+            attempt.grpc_status = Some(status);
+        }
+        Some(status)
     }
 
     /// A refusal of a gRPC request has its own status.
@@ -216,12 +208,5 @@ impl Record {
             trace: &self.trace,
             attempts: &self.attempts,
         });
-    }
-
-    /// Adds to the endpoint's count of failures if this exchange is one.
-    pub fn judge(&self, endpoint: &Endpoint) {
-        if self.reason.map_or(self.status >= 500, |reason| Failure::of_reason(reason).is_some()) {
-            endpoint.failures.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        }
     }
 }

@@ -17,7 +17,7 @@ use std::{
 };
 
 use weft_model::{
-    config::{AppProtocol, Config, HttpRoute, HttpRule, Key, Policy, PolicyTarget, RouteKind},
+    config::{self, AppProtocol, Config, HedgeAfter, HttpRoute, HttpRule, Key, Policy, PolicyTarget, RouteKind},
     policy::CircuitBreaker,
 };
 
@@ -26,7 +26,13 @@ use crate::{
     endpoint::{Endpoint, InFlight},
     identity::{client::ClientTls, server::ServerIdentity},
     layer::fault::Fault,
-    resilience::{circuit::Circuit, limiter::RateLimits},
+    resilience::{
+        budget::SharedBudget,
+        circuit::Circuit,
+        limiter::RateLimits,
+        quantile::{HedgeDelay, Latencies},
+        retry::RetryPlan,
+    },
     route::{
         RouteTable,
         hosts::Listeners,
@@ -213,6 +219,8 @@ pub struct Target {
     pub response_headers: Option<CompiledModifier>,
     /// Rate limits; the budget is shared with all rules and backends that they cover.
     pub limits: Option<Arc<RateLimits>>,
+    /// What is sent again when it fails.
+    pub retry: Option<Box<RetryPlan>>,
     /// Time-outs in force for this rule and backend.
     pub deadlines: Deadlines,
     /// Metric series of this rule and service.
@@ -247,13 +255,51 @@ pub struct Upstream {
     pub tls: Option<Arc<ClientTls>>,
     /// Picks one.
     pub balancer: Balancer,
+    /// When a second endpoint is asked the same.
+    pub hedge: Option<Hedge>,
     /// `fault` of the policy.
     pub fault: Option<Fault>,
     /// How many connections, and how many requests that wait for one.
     pub limits: Arc<Limits>,
 }
 
+/// `hedge` of a policy.
+#[derive(Debug)]
+pub struct Hedge {
+    delay: HedgeDelay,
+    extra: u32,
+    /// How long endpoints took lately, if the delay is a quantile of it.
+    latencies: Option<Arc<Latencies>>,
+}
+
+impl Hedge {
+    /// `previous` is what served the same upstream until now: what it has seen is kept.
+    pub fn new(policy: &config::Hedge, previous: Option<&Self>, now: Instant) -> Self {
+        let latencies = matches!(policy.after, HedgeAfter::Quantile(_)).then(|| {
+            let seen = previous.and_then(|previous| previous.latencies.clone());
+            seen.unwrap_or_else(|| Arc::new(Latencies::new(now)))
+        });
+        Self { delay: HedgeDelay::new(policy.after, now), extra: policy.max_extra, latencies }
+    }
+}
+
 impl Upstream {
+    /// How long an attempt waits for company, and how much of it there may be.
+    pub fn hedge(&self, now: Instant) -> Option<(Duration, u32)> {
+        let hedge = self.hedge.as_ref()?;
+        let after = hedge.delay.get(hedge.latencies.as_deref(), now)?;
+        Some((after, hedge.extra))
+    }
+
+    /// An attempt took so long, or failed after so long.
+    pub fn took(&self, took: Duration, failed: bool, now: Instant) {
+        if let Some(Hedge { latencies: Some(latencies), .. }) = &self.hedge
+            && !failed
+        {
+            latencies.record(took, now);
+        }
+    }
+
     /// Whether the endpoints are spoken to in HTTP/2.
     pub const fn is_h2(&self) -> bool {
         matches!(self.protocol, AppProtocol::Http2 | AppProtocol::Grpc)
@@ -283,6 +329,10 @@ pub struct Service {
     pub in_flight: Arc<InFlight>,
     /// Open connections, and requests that wait for one.
     pub places: Arc<Places>,
+    /// Retries in flight.
+    pub retries: Arc<InFlight>,
+    /// What retries and hedges may add to the load.
+    pub budget: Arc<SharedBudget>,
     /// When it was first seen.
     pub since: Instant,
     /// The endpoints by address, for the next snapshot.

@@ -112,7 +112,7 @@ impl HedgeDelay {
     }
 
     /// From the start of an attempt to its hedge; `None` while too little is known.
-    pub fn get(&self, latencies: &Latencies, now: Instant) -> Option<Duration> {
+    pub fn get(&self, latencies: Option<&Latencies>, now: Instant) -> Option<Duration> {
         let q = match self.after {
             weft_model::config::HedgeAfter::Duration(after) => return Some(after),
             weft_model::config::HedgeAfter::Quantile(q) => q,
@@ -120,7 +120,7 @@ impl HedgeDelay {
         let at = nanos(now.saturating_duration_since(self.epoch));
         if at >= self.until.load(Relaxed) {
             self.until.store(at.saturating_add(nanos(Self::FRESH)), Relaxed);
-            self.value.store(latencies.quantile(q, now).map_or(0, nanos), Relaxed);
+            self.value.store(latencies.and_then(|known| known.quantile(q, now)).map_or(0, nanos), Relaxed);
         }
         let value = self.value.load(Relaxed);
         (value > 0).then(|| Duration::from_nanos(value))
@@ -196,12 +196,12 @@ mod tests {
         let start = Instant::now();
         let latencies = Latencies::new(start);
         let fixed = HedgeDelay::new(HedgeAfter::Duration(ms(50)), start);
-        assert_eq!(fixed.get(&latencies, start), Some(ms(50)));
+        assert_eq!(fixed.get(None, start), Some(ms(50)));
         let tail = HedgeDelay::new(HedgeAfter::Quantile(0.95), start);
-        assert_eq!(tail.get(&latencies, start), None);
+        assert_eq!(tail.get(Some(&latencies), start), None);
         (0..100).for_each(|_| latencies.record(ms(100), start));
-        assert_eq!(tail.get(&latencies, start + ms(199)), None, "asked again in 200 ms");
-        let found = tail.get(&latencies, start + ms(200)).unwrap();
+        assert_eq!(tail.get(Some(&latencies), start + ms(199)), None, "asked again in 200 ms");
+        let found = tail.get(Some(&latencies), start + ms(200)).unwrap();
         assert!(found > ms(95) && found < ms(105), "{found:?}");
     }
 

@@ -17,7 +17,7 @@ use weft_model::{
 };
 
 use super::{
-    Deadlines, Mirror, Port, PortId, PortKind, Rewrite, Rule, Service, Snapshot, Target, TcpTarget, Upstream,
+    Deadlines, Hedge, Mirror, Port, PortId, PortKind, Rewrite, Rule, Service, Snapshot, Target, TcpTarget, Upstream,
     UpstreamId,
 };
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
     endpoint::Endpoint,
     identity::{ClientTls, Identities, ServerIdentity},
     layer::fault::Fault,
-    resilience::{circuit::Circuit, limiter::RateLimits},
+    resilience::{budget::SharedBudget, circuit::Circuit, limiter::RateLimits, retry::RetryPlan},
     route::{
         Candidate, Rank, RouteError, RouteTable,
         hosts::{Listeners, intersect},
@@ -167,6 +167,10 @@ impl Compiler<'_> {
                 endpoints.push(endpoint);
             }
         }
+        let budget = before.map_or_else(
+            || Arc::new(SharedBudget::new(&policy.retry_budget, self.input.now)),
+            |before| before.budget.clone(),
+        );
         let endpoints = Arc::new(EndpointSet::new(endpoints, circuit.clone(), self.input.zone.clone()));
         let state = Service {
             key: service.key.clone(),
@@ -179,6 +183,8 @@ impl Compiler<'_> {
             breaker,
             in_flight: before.map_or_else(Arc::default, |before| before.in_flight.clone()),
             places,
+            retries: before.map_or_else(Arc::default, |before| before.retries.clone()),
+            budget,
             since: before.map_or(self.input.now, |before| before.since),
             by_address,
             tls,
@@ -211,6 +217,8 @@ impl Compiler<'_> {
             self.broken = Some(error);
             None
         });
+        let hedged = before.and_then(|before| before.hedge.as_ref());
+        let hedge = policy.hedge.as_ref().map(|hedge| Hedge::new(hedge, hedged, self.input.now));
         let pool = &policy.connection_pool;
         let limits = before.map_or_else(|| Arc::new(Limits::new(pool)), |before| before.limits.clone());
         limits.set(pool);
@@ -219,6 +227,7 @@ impl Compiler<'_> {
             tls: service.tls.clone(),
             policy,
             balancer,
+            hedge,
             fault,
             limits,
             service,
@@ -333,6 +342,7 @@ impl Compiler<'_> {
         Ok(Target {
             slot: self.input.telemetry.metrics.slot(route_label, template, &service),
             service,
+            retry: RetryPlan::compile(policy.retry.as_ref(), rule.and_then(|rule| rule.retry.as_ref())).map(Box::new),
             limits: route.and_then(|route| self.limits(&backend.service, route, &policy)),
             upstream,
             request_headers: filters.request_headers,
@@ -398,11 +408,12 @@ impl Filters {
 fn deadlines(rule: Option<&HttpRule>, policy: &Policy) -> Deadlines {
     let on = |duration: Duration| (!duration.is_zero()).then_some(duration);
     let written = rule.and_then(|rule| rule.request_timeout).or(policy.timeouts.request);
-    let attempt = rule.and_then(|rule| rule.backend_timeout);
+    let per_try = policy.retry.as_ref().and_then(|retry| retry.per_try_timeout);
+    let attempt = rule.and_then(|rule| rule.backend_timeout).and_then(on);
     Deadlines {
         request: on(written.unwrap_or(Timeouts::DEFAULT_REQUEST)),
         whole: written.is_some(),
-        attempt: attempt.and_then(on),
+        attempt: [attempt, per_try].into_iter().flatten().min(),
         idle: on(policy.timeouts.idle),
     }
 }

@@ -19,6 +19,7 @@ use crate::{
     body::{Progress, RequestBody},
     endpoint::Endpoint,
     error::{Reason, Refusal},
+    exchange::TimedOut,
     snapshot::Upstream,
     worker::Worker,
 };
@@ -33,14 +34,31 @@ pub struct SendError {
     pub refusal: Refusal,
     /// No upstream has processed any of it. If the request came back, too, it may be sent elsewhere.
     pub unprocessed: bool,
+    /// The peer said so itself (HTTP/2: REFUSED_STREAM, GOAWAY).
+    pub refused: bool,
     /// The attempt's own time-out is over; the request may have time left.
     pub per_try: bool,
+    /// The client set the time that is over: the endpoint is not to blame.
+    pub client_deadline: bool,
+}
+
+impl SendError {
+    /// An attempt of which nothing reached an endpoint.
+    pub const fn unprocessed(refusal: Refusal) -> Self {
+        Self { refusal, unprocessed: true, refused: false, per_try: false, client_deadline: false }
+    }
 }
 
 impl From<Refusal> for SendError {
     /// Whatever was sent may have been processed.
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, unprocessed: false, per_try: false }
+        Self { unprocessed: false, ..Self::unprocessed(refusal) }
+    }
+}
+
+impl From<TimedOut> for SendError {
+    fn from(over: TimedOut) -> Self {
+        Self { per_try: over.per_try, client_deadline: over.client, ..over.refusal.into() }
     }
 }
 
@@ -54,15 +72,10 @@ pub enum Keep {
 }
 
 impl SendError {
-    /// An attempt of which nothing reached an endpoint.
-    pub const fn unprocessed(refusal: Refusal) -> Self {
-        Self { refusal, unprocessed: true, per_try: false }
-    }
-
     /// No connection to `endpoint`.
     pub(super) fn connect(error: &ConnectError, endpoint: &Endpoint) -> Self {
         let refusal = Refusal::with(Reason::ConnectFailed, format!("{}: {error}", endpoint.label));
-        Self { refusal, unprocessed: true, per_try: false }
+        Self::unprocessed(refusal)
     }
 }
 
@@ -192,7 +205,7 @@ async fn http2(
 }
 
 /// A request is in its slot whenever an attempt begins.
-fn lost() -> SendError {
+pub fn lost() -> SendError {
     Refusal::new(Reason::Internal, "a request was sent twice").into()
 }
 
@@ -202,7 +215,7 @@ pub fn is_idempotent(method: &Method) -> bool {
 }
 
 /// The same request for another attempt, if its body can be had again.
-fn again(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+pub fn again(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
     let mut copy = Request::new(request.body().again()?);
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
@@ -244,7 +257,7 @@ fn find<'e, E: std::error::Error + 'static>(error: &'e (dyn std::error::Error + 
 /// Names what went wrong between request and response head.
 fn failed(error: &hyper::Error, endpoint: &Endpoint, progress: Option<&Rc<Progress>>, whole: bool) -> SendError {
     let label = &endpoint.label;
-    let unprocessed = whole || was_refused(error);
+    let refused = was_refused(error);
     let refusal = if let Some(reason) = progress.and_then(|progress| progress.failure.get()) {
         // The client's body ended the exchange; the upstream only saw the consequence.
         find::<Refusal>(error)
@@ -260,5 +273,5 @@ fn failed(error: &hyper::Error, endpoint: &Endpoint, progress: Option<&Rc<Progre
         let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
         Refusal::with(Reason::UpstreamReset, format!("{label}: {error}{cause}"))
     };
-    SendError { refusal, unprocessed, per_try: false }
+    SendError { unprocessed: whole || refused, refused, ..refusal.into() }
 }

@@ -1,0 +1,175 @@
+//! The attempts of an exchange: each is recorded for metrics and spans, and tells the endpoint that it went to how it went.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use http::{HeaderMap, Response};
+use hyper::body::Incoming;
+
+use super::Exchange;
+use crate::{
+    endpoint::{Endpoint, Ticket},
+    error::Reason,
+    resilience::outcome::{Failure, Outcome},
+    snapshot::Upstream,
+    upstream::{pool::Lease, send::SendError},
+};
+
+/// A failed attempt counts as one that took so long: otherwise an endpoint that refuses at once would look fast, and
+/// draw requests.
+const FAILURE: Duration = Duration::from_secs(1);
+
+/// An attempt under way. Dropped before its end, its client went away or another attempt was faster: that says nothing
+/// about the endpoint.
+#[derive(Debug)]
+pub struct Live {
+    /// Its place in the record.
+    index: usize,
+    start: Instant,
+    /// When the response's head came.
+    head: Option<Instant>,
+    ticket: Ticket,
+    /// The endpoint knows how it went.
+    judged: bool,
+}
+
+impl Exchange {
+    /// An attempt begins; its trace context goes into `headers`.
+    pub fn begin_attempt(&mut self, ticket: Ticket, tls: bool, headers: Option<&mut HeaderMap>) -> Live {
+        let worker = &self.conn.worker;
+        let start = worker.clock.now();
+        let index = self.record.attempt(&worker.telemetry, ticket.endpoint(), tls, headers, start);
+        Live { index, start, head: None, ticket, judged: false }
+    }
+
+    /// The attempt has its response's head, or came to nothing.
+    pub fn attempt_ended(
+        &mut self,
+        upstream: &Upstream,
+        live: Live,
+        answer: Result<(Response<Incoming>, Lease), SendError>,
+        now: Instant,
+    ) -> Result<(Response<Incoming>, Lease), SendError> {
+        match &answer {
+            Ok((response, lease)) => {
+                // The first exchange on a connection includes opening it, which says nothing of the requests to come;
+                // nor does a wait for a connection of which there are too few.
+                if !lease.is_fresh() {
+                    live.took(upstream, now.checked_sub(lease.waited()).unwrap_or(now), Duration::ZERO, false);
+                }
+                self.attempt_answered(live, response.status().as_u16(), response.headers(), now);
+            }
+            Err(error) => self.attempt_failed(upstream, live, error, now),
+        }
+        answer
+    }
+
+    /// The response's head has come; from now on this attempt is the exchange's. A gRPC exchange is judged by what comes
+    /// after the head, unless the head says it all.
+    fn attempt_answered(&mut self, mut live: Live, status: u16, headers: &HeaderMap, now: Instant) {
+        if let Some(before) = self.live.take() {
+            self.record.attempt_ended(before.index, now);
+        }
+        live.head = Some(now);
+        live.ticket.endpoint().set_reachable(true);
+        let grpc = self.record.head(live.index, status, headers, now);
+        if !self.record.is_grpc() || grpc.is_some() || status != 200 {
+            let failure = Failure::of_status(status).or_else(|| grpc.and_then(Failure::of_grpc));
+            self.judge(&mut live, failure, now);
+        }
+        self.live = Some(live);
+    }
+
+    /// The attempt came to nothing.
+    pub fn attempt_failed(&mut self, upstream: &Upstream, mut live: Live, error: &SendError, now: Instant) {
+        let reason = error.refusal.reason;
+        self.record.attempt_failed(live.index, reason, now);
+        if !error.client_deadline
+            && let Some(failure) = Failure::of_reason(reason)
+        {
+            live.took(upstream, now, FAILURE, true);
+            live.ticket.endpoint().set_reachable(failure != Failure::ConnectFailed);
+            self.judge(&mut live, Some(failure), now);
+        }
+    }
+
+    /// Another attempt was faster.
+    pub fn attempt_cancelled(&mut self, live: Live, now: Instant) {
+        self.record.attempt_ended(live.index, now);
+    }
+
+    /// Tells the endpoint how an attempt went.
+    fn judge(&mut self, live: &mut Live, failure: Option<Failure>, now: Instant) {
+        live.judged = true;
+        let took = live.head.unwrap_or(now).saturating_duration_since(live.start);
+        let event = live.ticket.judge(Outcome { failure, took }, now, &mut self.conn.worker.rng.borrow_mut());
+        if let Some(event) = event {
+            self.record.breaker(live.index, event);
+        }
+    }
+
+    /// Tells the endpoint of the response how it went on.
+    fn judge_live(&mut self, failure: Option<Failure>) {
+        if let Some(mut live) = self.live.take() {
+            let now = self.conn.worker.clock.now();
+            self.judge(&mut live, failure, now);
+            self.live = Some(live);
+        }
+    }
+
+    /// Part of the response's body was passed on. In gRPC that is a message: the call works. What its trailers will say
+    /// comes on top of it.
+    pub(super) fn message_passed(&mut self) {
+        if self.live.as_ref().is_some_and(|live| !live.judged) {
+            self.judge_live(None);
+        }
+    }
+
+    /// The response's body has ended; what follows from its trailers has been said before.
+    pub fn response_ended(&mut self) {
+        if self.live.as_ref().is_some_and(|live| !live.judged) {
+            // Neither a message nor a status: gRPC clients take that for UNKNOWN.
+            self.judge_live(Some(Failure::Grpc(2)));
+        }
+    }
+
+    /// The response broke off, or cannot be passed on.
+    pub fn response_failed(&mut self, reason: Reason) {
+        // A client that breaks off its request ends the response, too.
+        let client = self.progress.as_ref().is_some_and(|progress| progress.failure.get().is_some());
+        if client || (self.client_deadline && reason == Reason::UpstreamTimeout) {
+            return;
+        }
+        if let Some(failure) = Failure::of_reason(reason) {
+            self.judge_live(Some(failure));
+        }
+    }
+
+    /// The response's trailers; the gRPC status in them, if there is one.
+    pub fn trailers(&mut self, trailers: &HeaderMap) -> Option<u8> {
+        let live = self.live.as_ref()?;
+        let (index, judged) = (live.index, live.judged);
+        let status = self.record.grpc_status(index, trailers)?;
+        let failure = Failure::of_grpc(status);
+        if failure.is_some() || !judged {
+            self.judge_live(failure);
+        }
+        Some(status)
+    }
+
+    /// The endpoint of the response.
+    pub fn endpoint(&self) -> Option<&Arc<Endpoint>> {
+        self.live.as_ref().map(|live| live.ticket.endpoint())
+    }
+}
+
+impl Live {
+    /// Tells the balancer, and whoever else looks at latencies, how long the endpoint took.
+    fn took(&self, upstream: &Upstream, now: Instant, least: Duration, failed: bool) {
+        let took = now.saturating_duration_since(self.start);
+        self.ticket.endpoint().observe(self.start, took.max(least), now);
+        upstream.took(took, failed, now);
+    }
+}
