@@ -4,6 +4,7 @@
 
 pub mod backoff;
 pub mod budget;
+pub mod concurrency;
 pub mod outcome;
 pub mod quantile;
 pub mod retry;
