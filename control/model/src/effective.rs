@@ -146,6 +146,7 @@ impl Policy {
             },
             health_check: spec.health_check.as_ref().and_then(health_check),
             fault: spec.fault.as_ref().map(fault),
+            priority: spec.priority.unwrap_or(Self::DEFAULT_PRIORITY),
         }
     }
 }
@@ -208,6 +209,7 @@ fn connection_pool(written: Option<&written::ConnectionPool>) -> ConnectionPool 
         max_connections: written.max_connections.unwrap_or(1024),
         max_pending_requests: written.max_pending_requests.unwrap_or(1024),
         max_requests: written.max_requests.unwrap_or(1024),
+        max_retries: written.max_retries.unwrap_or(1024),
         max_requests_per_connection: written.max_requests_per_connection.unwrap_or(0),
         max_concurrent_streams: written.http2.and_then(|http2| http2.max_concurrent_streams).unwrap_or(100),
         idle_timeout: time(&written.idle_timeout, 60_000),

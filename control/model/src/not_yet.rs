@@ -11,15 +11,6 @@ use crate::{
 
 /// Kind, path (`[]` for the entries of a list, `=value` at the end for one value only, empty for the whole kind), note.
 pub const NOT_YET: &[(&str, &str, &str)] = &[
-    ("TrafficPolicy", "spec.circuitBreaker", "no endpoint is ejected"),
-    ("TrafficPolicy", "spec.retry", "nothing is retried"),
-    ("TrafficPolicy", "spec.retryBudget", "nothing is retried"),
-    ("TrafficPolicy", "spec.hedge", "no request is hedged"),
-    ("TrafficPolicy", "spec.concurrency", "concurrency is limited by connectionPool.maxRequests only"),
-    ("TrafficPolicy", "spec.connectionPool.maxConnections", "connections are limited by maxRequests only"),
-    ("TrafficPolicy", "spec.connectionPool.maxPendingRequests", "no request waits for a connection"),
-    ("TrafficPolicy", "spec.fault", "no fault is injected"),
-    ("HTTPRoute", "spec.rules[].retry", "nothing is retried"),
     ("HTTPRoute", "spec.parentRefs[].kind=Service", "captured connections are not routed"),
     ("GRPCRoute", "spec.parentRefs[].kind=Service", "captured connections are not routed"),
     ("TCPRoute", "spec.parentRefs[].kind=Service", "captured connections are not routed"),

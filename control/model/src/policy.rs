@@ -73,6 +73,13 @@ pub struct Policy {
     pub health_check: Option<HealthCheck>,
     /// Off unless present.
     pub fault: Option<Fault>,
+    /// Urgency of its requests when a node sheds load: 0 (served longest) to 7 (refused first).
+    pub priority: u8,
+}
+
+impl Policy {
+    /// `priority` where none is given, as RFC 9218 has it for requests.
+    pub const DEFAULT_PRIORITY: u8 = 3;
 }
 
 /// `loadBalancer`.
@@ -124,6 +131,8 @@ pub struct ConnectionPool {
     pub max_pending_requests: u32,
     /// Requests in flight.
     pub max_requests: u32,
+    /// Retries in flight; 0 allows none.
+    pub max_retries: u32,
     /// Requests after which a connection is closed; 0 is unlimited.
     pub max_requests_per_connection: u32,
     /// Streams on one HTTP/2 connection.

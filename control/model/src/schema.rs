@@ -285,6 +285,8 @@ impl Check<'_> {
             return Some(node.clone());
         }
         let message = format!("{} is out of range: {number}", self.subject());
+        // The width of the field is no rule that anybody needs to know.
+        let most = most.filter(|most| *most < f64::from(u32::MAX) || number > *most);
         let hint = match (least, most) {
             (Some(least), Some(most)) => format!("between {least} and {most}"),
             (Some(least), None) => format!("at least {least}"),

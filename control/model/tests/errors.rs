@@ -530,6 +530,156 @@ fn policies() {
 }
 
 #[test]
+fn policies_that_contradict_themselves() {
+    let longer = "make it shorter, raise timeouts.request, or";
+    check(&[
+        (policy("retryBudget: {percent: 140}"), 6, 26, "\"percent\" is out of range: 140", "between 0 and 100"),
+        (policy("rateLimit: [{requests: 1, per: 1s, burst: 0}]"), 6, 45, "\"burst\" is out of range: 0", "at least 1"),
+        (policy("priority: 8"), 6, 13, "\"priority\" is out of range: 8", "between 0 and 7"),
+        (policy("connectionPool: {maxRetries: -1}"), 6, 32, "\"maxRetries\" is out of range: -1", "at least 0"),
+        (
+            policy("retry: {perTryTimeout: -1s}"),
+            6,
+            26,
+            "\"-1s\" is not a duration: a duration cannot be negative",
+            "for instance 250ms, 10s or 1m30s",
+        ),
+        (
+            policy("circuitBreaker: {failureRate: {window: 0s}}"),
+            6,
+            42,
+            "window cannot be zero",
+            "for instance 250ms, 10s or 1m30s",
+        ),
+        (
+            policy("circuitBreaker: {failureRate: {minimumRequests: 0}}"),
+            6,
+            51,
+            "\"minimumRequests\" is out of range: 0",
+            "at least 1",
+        ),
+        (
+            policy("circuitBreaker: {failureRate: {percent: 0}}"),
+            6,
+            43,
+            "a rate of 0 % is reached by every request, and would keep the circuit open",
+            "give more than 0; 100 with a large minimumRequests hardly ever opens it",
+        ),
+        (
+            policy("circuitBreaker: {slowCalls: {threshold: 1s, percent: 0}}"),
+            6,
+            56,
+            "a share of 0 % is reached by every request, and would keep the circuit open",
+            "give more than 0; 100 with a large minimumRequests hardly ever opens it",
+        ),
+        (
+            policy("circuitBreaker: {baseEjectionTime: 10s, maxEjectionTime: 5s}"),
+            6,
+            60,
+            "maxEjectionTime is shorter than baseEjectionTime",
+            "make it at least as long",
+        ),
+        (
+            policy("retry: {perTryTimeout: 3s}\n  timeouts: {request: 2s}"),
+            6,
+            26,
+            "perTryTimeout is longer than timeouts.request, which is 2s",
+            &format!("{longer} leave it out"),
+        ),
+        (
+            policy("hedge: {after: 2s1ms}\n  timeouts: {request: 2s}"),
+            6,
+            18,
+            "hedge.after is longer than timeouts.request, which is 2s",
+            &format!("{longer} use a quantile such as p95"),
+        ),
+    ]);
+}
+
+const ROUTE_BREAKER: &str = "\
+apiVersion: weft.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: y}
+spec:
+  targetRefs: [{kind: HTTPRoute, name: r}]
+  circuitBreaker: {}
+---
+apiVersion: weft.dev/v1alpha1
+kind: Service
+metadata: {name: other}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r}
+spec:
+  parentRefs: [{name: edge}]
+  rules:
+  - backendRefs: [{name: cart, port: 80}, {name: other, port: 80}]
+  - matches: [{path: {value: /x}}]
+    backendRefs: [{name: cart, port: 80}]
+";
+
+fn warnings(text: &str) -> Vec<String> {
+    let checked = load_str("test.yaml", text, Options::default()).unwrap_or_else(|problems| panic!("{problems}"));
+    let warned = checked.warnings.iter().filter(|warning| warning.code == "contradictory");
+    let hint = |warning: &Diagnostic| warning.hint.clone().unwrap_or_default();
+    warned
+        .map(|warning| format!("{}:{}: {} ({})", warning.line, warning.column, warning.message, hint(warning)))
+        .collect()
+}
+
+#[test]
+fn a_breaker_that_cannot_count_is_told() {
+    assert_eq!(warnings(&format!("{BASE}{ROUTE_BREAKER}")), Vec::<String>::new(), "the service has none");
+    let own = BASE.replace("name: cart}]}\n---", "name: cart}], circuitBreaker: {}}\n---");
+    assert_ne!(own, BASE);
+    let line = BASE.lines().count() + 6;
+    let hint = "TrafficPolicy cart at test.yaml:17 decides for it; merge the two";
+    let expected = format!("{line}:19: circuitBreaker has no effect on Service cart ({hint})");
+    assert_eq!(warnings(&format!("{own}{ROUTE_BREAKER}")), [expected], "once, and not for the other service");
+}
+
+#[test]
+fn of_two_routes_breakers_the_first_one_counts() {
+    let second = ROUTE_BREAKER.replace("name: r}", "name: q}").replace("{name: y}", "{name: z}");
+    let second: Vec<&str> = second.split("---\n").filter(|document| !document.contains("kind: Service\nm")).collect();
+    let text = format!("{BASE}{ROUTE_BREAKER}---\n{}", second.join("---\n"));
+    let line = BASE.lines().count() + 6;
+    let told = |service: &str| {
+        let at = line + ROUTE_BREAKER.lines().count() - 2;
+        format!(
+            "{line}:19: circuitBreaker has no effect on Service {service} (TrafficPolicy z at test.yaml:{at} decides for it; merge the two)"
+        )
+    };
+    assert_eq!(warnings(&text), [told("cart"), told("other")]);
+}
+
+#[test]
+fn pointless_fields_are_told() {
+    let slow =
+        policy("circuitBreaker: {slowCalls: {threshold: 3s}}\n  timeouts: {request: 2s}").replace("cart2", "cart");
+    let budget = policy("retryBudget: {percent: 0, minPerSecond: 0}").replace("cart2", "cart");
+    let base: String =
+        BASE.split("---\n").filter(|document| !document.contains("TrafficPolicy")).collect::<Vec<_>>().join("---\n");
+    let above = base.lines().count();
+    for (document, column, expected) in [
+        (
+            slow,
+            43,
+            "no call takes as long as this threshold: timeouts.request is 2s (make it shorter, or raise timeouts.request)",
+        ),
+        (
+            budget,
+            16,
+            "a budget of 0 % and 0 per second allows no retry (raise percent or minPerSecond, or leave out retry)",
+        ),
+    ] {
+        assert_eq!(warnings(&format!("{base}{document}")), [format!("{}:{column}: {expected}", above + 6)]);
+    }
+}
+
+#[test]
 fn yaml_itself() {
     for (text, line, column, code, message) in [
         ("", 0, 0, "empty", "there is no document in this file"),

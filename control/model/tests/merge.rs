@@ -43,6 +43,7 @@ fn defaults_are_those_of_the_contract() {
             max_connections: 1024,
             max_pending_requests: 1024,
             max_requests: 1024,
+            max_retries: 1024,
             max_requests_per_connection: 0,
             max_concurrent_streams: 100,
             idle_timeout: Duration::from_secs(60),

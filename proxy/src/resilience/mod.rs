@@ -6,6 +6,7 @@ pub mod backoff;
 pub mod breaker;
 pub mod budget;
 pub mod circuit;
+pub mod concurrency;
 pub mod guard;
 pub mod limiter;
 pub mod outcome;

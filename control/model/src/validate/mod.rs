@@ -202,6 +202,7 @@ pub(crate) fn validate(documents: &[Document], refs: bool, problems: &Sink, warn
     gateway::conflicts(documents, &cx);
     service::conflicts(documents, &cx);
     policy::conflicts(documents, &cx);
+    policy::breakers(documents, &config, &cx);
     config
 }
 

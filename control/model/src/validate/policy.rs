@@ -1,6 +1,6 @@
 //! `TrafficPolicy`: targets, and every leaf of its spec.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{
     At, Context, Document, Written, filters,
@@ -8,9 +8,9 @@ use super::{
     syntax, whereabouts,
 };
 use crate::{
-    config::{Key, PolicyTarget, TrafficPolicy},
-    effective,
-    written::{self, GATEWAY_API, GrpcProbe, HashOn, Kind, RateKey, RetryCondition, TrafficPolicySpec},
+    config::{Config, HttpRoute, Key, PolicyTarget, RouteKind, TrafficPolicy},
+    duration, effective,
+    written::{self, DurationText, GATEWAY_API, GrpcProbe, HashOn, Kind, RateKey, RetryCondition, TrafficPolicySpec},
 };
 
 pub(super) fn policy(at: At<'_>, key: &Key, written: &TrafficPolicySpec) -> TrafficPolicy {
@@ -28,6 +28,7 @@ pub(super) fn policy(at: At<'_>, key: &Key, written: &TrafficPolicySpec) -> Traf
     protection(at, written);
     limits(at, written);
     probes(at, written);
+    times(at, written);
     TrafficPolicy { key: key.clone(), targets, spec: TrafficPolicySpec { target_refs: None, ..written.clone() } }
 }
 
@@ -146,23 +147,110 @@ fn protection(at: At<'_>, spec: &TrafficPolicySpec) {
                 .invalid("maxEjectionTime is shorter than baseEjectionTime", "make it at least as long");
         }
         if let Some(rate) = &breaker.failure_rate {
-            at.field("failureRate").positive("window", rate.window.as_ref());
+            let at = at.field("failureRate");
+            at.positive("window", rate.window.as_ref());
+            share(at, rate.percent, "a rate of 0 % is reached by every request, and would keep the circuit open");
         }
         if let Some(slow) = &breaker.slow_calls {
-            at.field("slowCalls").positive("threshold", slow.threshold.as_ref());
+            let at = at.field("slowCalls");
+            at.positive("threshold", slow.threshold.as_ref());
+            share(at, slow.percent, "a share of 0 % is reached by every request, and would keep the circuit open");
         }
     }
     if let Some(retry) = &spec.retry {
         self::retry(at.field("retry"), retry);
     }
     if let Some(budget) = &spec.retry_budget {
-        at.field("retryBudget").positive("ttl", budget.ttl.as_ref());
+        let at = at.field("retryBudget");
+        at.positive("ttl", budget.ttl.as_ref());
+        if budget.percent == Some(0.0) && budget.min_per_second == Some(0) {
+            let hint = "raise percent or minPerSecond, or leave out retry".to_owned();
+            at.warn("contradictory", "a budget of 0 % and 0 per second allows no retry", Some(hint));
+        }
     }
     if let Some(after) = spec.hedge.as_ref().and_then(|hedge| hedge.after.as_deref())
         && effective::hedge_after(after).is_none()
     {
         let message = format!("{after:?} is neither a duration nor a quantile");
         at.field("hedge").field("after").invalid(message, "for instance 50ms, p95 or p99");
+    }
+}
+
+/// A breaker's percentage, which cannot be 0.
+fn share(at: At<'_>, percent: Option<f64>, message: &str) {
+    if percent == Some(0.0) {
+        let hint = "give more than 0; 100 with a large minimumRequests hardly ever opens it";
+        at.field("percent").invalid(message, hint);
+    }
+}
+
+/// Times of which one makes another pointless. Only within a document: a route's policy may mend its service's.
+fn times(at: At<'_>, spec: &TrafficPolicySpec) {
+    let read = |text: Option<&str>| text.and_then(|text| duration::parse(text).ok()).filter(|time| !time.is_zero());
+    let written = |text: &Option<DurationText>| read(text.as_ref().map(|DurationText(text)| text.as_str()));
+    let Some(request) = spec.timeouts.as_ref().and_then(|timeouts| written(&timeouts.request)) else { return };
+    let limit = duration::format(request);
+    let contradictory = |at: At<'_>, what: &str, instead: &str| {
+        let hint = format!("make it shorter, raise timeouts.request, or {instead}");
+        at.error("contradictory", format!("{what} is longer than timeouts.request, which is {limit}"), Some(hint));
+    };
+    if let Some(retry) = &spec.retry
+        && written(&retry.per_try_timeout).is_some_and(|attempt| attempt > request)
+    {
+        contradictory(at.field("retry").field("perTryTimeout"), "perTryTimeout", "leave it out");
+    }
+    if let Some(hedge) = &spec.hedge
+        && read(hedge.after.as_deref()).is_some_and(|after| after > request)
+    {
+        contradictory(at.field("hedge").field("after"), "hedge.after", "use a quantile such as p95");
+    }
+    if let Some(slow) = spec.circuit_breaker.as_ref().and_then(|breaker| breaker.slow_calls.as_ref())
+        && written(&slow.threshold).is_some_and(|threshold| threshold > request)
+    {
+        // A rule's own time-out may be longer.
+        at.field("circuitBreaker").field("slowCalls").field("threshold").warn(
+            "contradictory",
+            format!("no call takes as long as this threshold: timeouts.request is {limit}"),
+            Some("make it shorter, or raise timeouts.request".into()),
+        );
+    }
+}
+
+/// A breaker belongs to an endpoint, which has one policy: that of its service or, if that has none, of one route. A
+/// route's `circuitBreaker` besides it counts nothing.
+pub(super) fn breakers(documents: &[Document], config: &Config, cx: &Context<'_>) {
+    let owner = |wanted: PolicyTarget| {
+        let has = |policy: &&TrafficPolicy| policy.targets.contains(&wanted) && policy.spec.circuit_breaker.is_some();
+        config.traffic_policies.iter().find(has).map(|policy| &policy.key)
+    };
+    let of_route = |route: &HttpRoute| {
+        owner(match route.kind {
+            RouteKind::Http => PolicyTarget::HttpRoute(route.key.clone()),
+            RouteKind::Grpc => PolicyTarget::GrpcRoute(route.key.clone()),
+        })
+    };
+    // In the order in which the first one counts.
+    let mut routes: Vec<&HttpRoute> = config.http_routes.iter().collect();
+    routes.sort_by_key(|route| (&route.key, route.kind == RouteKind::Grpc));
+    let mut first: HashMap<&Key, &Key> = HashMap::new();
+    let mut told = HashSet::new();
+    for route in routes {
+        let Some(policy) = of_route(route) else { continue };
+        for service in route.rules.iter().flat_map(|rule| &rule.backends).map(|backend| &backend.service) {
+            let counts = owner(PolicyTarget::Service(service.clone()))
+                .unwrap_or_else(|| *first.entry(service).or_insert(policy));
+            if counts == policy || !told.insert((policy, service)) {
+                continue;
+            }
+            let of = |key: &Key| {
+                documents.iter().find(|document| document.kind == Kind::TrafficPolicy && document.key == *key)
+            };
+            let (Some(document), Some(other)) = (of(policy), of(counts)) else { continue };
+            let at = At::new(cx, document).field("spec").field("circuitBreaker");
+            let message = format!("circuitBreaker has no effect on Service {}", relative(at, service));
+            let hint = format!("TrafficPolicy {} at {} decides for it; merge the two", other.key, whereabouts(other));
+            at.warn("contradictory", message, Some(hint));
+        }
     }
 }
 

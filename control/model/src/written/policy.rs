@@ -38,6 +38,9 @@ pub struct TrafficPolicySpec {
     pub health_check: Option<HealthCheck>,
     /// Off unless present.
     pub fault: Option<Fault>,
+    /// Which requests go first when a node sheds load: 0 is served longest, 7 is refused first; 3 when omitted.
+    #[schemars(range(min = 0, max = 7))]
+    pub priority: Option<u8>,
 }
 
 /// `loadBalancer`.
@@ -117,6 +120,8 @@ pub struct ConnectionPool {
     /// Requests in flight; 1024 when omitted.
     #[schemars(range(min = 1))]
     pub max_requests: Option<u32>,
+    /// Retries in flight; 1024 when omitted. 0 allows none.
+    pub max_retries: Option<u32>,
     /// Requests after which a connection is closed; 0 (when omitted) is unlimited.
     pub max_requests_per_connection: Option<u32>,
     /// For HTTP/2.
@@ -163,10 +168,11 @@ pub struct CircuitBreaker {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FailureRate {
-    /// 50 when omitted.
+    /// More than 0; 50 when omitted.
     #[schemars(range(min = 0, max = 100))]
     pub percent: Option<f64>,
     /// Fewer requests in the window decide nothing; 20 when omitted.
+    #[schemars(range(min = 1))]
     pub minimum_requests: Option<u32>,
     /// Sliding window; 10s when omitted.
     pub window: Option<DurationText>,
@@ -178,10 +184,11 @@ pub struct FailureRate {
 pub struct SlowCalls {
     /// A call is slow from here on; 1s when omitted.
     pub threshold: Option<DurationText>,
-    /// 50 when omitted.
+    /// More than 0; 50 when omitted.
     #[schemars(range(min = 0, max = 100))]
     pub percent: Option<f64>,
     /// Fewer requests in the window decide nothing; 20 when omitted.
+    #[schemars(range(min = 1))]
     pub minimum_requests: Option<u32>,
 }
 
