@@ -5,6 +5,7 @@
 
 pub mod admin;
 mod bind;
+mod metrics;
 mod watch;
 
 pub use bind::hint as bind_hint;
@@ -113,29 +114,7 @@ impl App {
             telemetry: telemetry.clone(),
             options,
         });
-        telemetry.metrics.add_source({
-            let shared = Arc::downgrade(&shared);
-            move |samples| {
-                let Some(shared) = shared.upgrade() else { return };
-                // Ports of a service may share an address, which has one series.
-                let mut breakers = BTreeMap::<(Arc<str>, Arc<str>), u8>::new();
-                for service in shared.snapshot.load().services.values() {
-                    for endpoint in service.endpoints() {
-                        let port = service.port.to_string();
-                        let labels = [("service", &*service.name), ("port", &port), ("endpoint", &*endpoint.label)];
-                        samples.add("weft_endpoint_health", &labels, f64::from(u8::from(endpoint.usable())));
-                        if service.breaker.is_some() {
-                            let state = breakers.entry((service.name.clone(), endpoint.label.clone())).or_default();
-                            *state = (*state).max(endpoint.guard().state() as u8);
-                        }
-                    }
-                }
-                for ((service, endpoint), state) in breakers {
-                    let labels = [("service", &*service), ("endpoint", &*endpoint)];
-                    samples.add("weft_endpoint_breaker_state", &labels, f64::from(state));
-                }
-            }
-        });
+        metrics::show(&shared);
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
         let mut threads = Vec::with_capacity(workers);
         for (id, commands) in receivers.into_iter().enumerate() {

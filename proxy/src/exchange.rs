@@ -179,13 +179,20 @@ impl Exchange {
     /// Takes a place among the requests that the service may have in flight.
     ///
     /// # Errors
-    /// `overloaded` when `connectionPool.maxRequests` places are taken.
+    /// `overloaded` when `connectionPool.maxRequests` places are taken, or as many as the service's latency allows.
     pub fn occupy(&mut self, upstream: &Upstream) -> Result<(), Refusal> {
         let (service, limit) = (&upstream.service, upstream.policy.connection_pool.max_requests);
         let Some(place) = Place::take(&service.in_flight, limit) else {
             let detail = format!("service {} has maxRequests: {limit} in flight", service.name);
             return Err(Refusal::with(Reason::Overloaded, detail));
         };
+        if let Some(limit) = service.concurrency.as_ref().map(|gradient| gradient.limit())
+            && service.in_flight.get() > limit
+        {
+            let detail =
+                format!("service {} has as many requests in flight as it takes: adaptive limit {limit}", service.name);
+            return Err(Refusal::with(Reason::Overloaded, detail));
+        }
         self.holds.place = Some(place);
         Ok(())
     }

@@ -120,7 +120,7 @@ fn prepare(
     exchange.targeted(position, target);
     let upstream = target.upstream.as_ref().ok_or_else(|| nowhere("the service or its port does not exist"))?;
     if let Some(limits) = &target.limits {
-        ratelimit::charge(limits, exchange, request.headers(), asked.path())?;
+        ratelimit::charge(limits, &upstream.service.circuit, exchange, request.headers(), asked.path())?;
     }
     exchange.occupy(upstream)?;
     let deadline = headers::deadline(request.headers(), seen);

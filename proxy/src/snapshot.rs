@@ -3,6 +3,7 @@
 //! Live state (requests in flight, latency, health) belongs to the endpoints and services in it, which a new snapshot
 //! takes over from the one before.
 
+pub mod common;
 pub mod compile;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -10,16 +11,17 @@ pub(crate) mod fixture;
 mod tests;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use weft_model::{
-    config::{self, AppProtocol, Config, HedgeAfter, HttpRoute, HttpRule, Key, Policy, PolicyTarget, RouteKind},
-    policy::CircuitBreaker,
+use weft_model::config::{
+    self, AppProtocol, Config, HedgeAfter, HttpRoute, HttpRule, Key, Policy, PolicyTarget, RouteKind,
 };
+
+use common::Common;
 
 use crate::{
     balance::{Balancer, EndpointSet},
@@ -29,7 +31,8 @@ use crate::{
     resilience::{
         budget::SharedBudget,
         circuit::Circuit,
-        limiter::RateLimits,
+        concurrency::SharedGradient,
+        limiter::{CircuitView, RateLimits},
         quantile::{HedgeDelay, Latencies},
         retry::RetryPlan,
     },
@@ -86,7 +89,11 @@ impl Snapshot {
     /// Endpoints that are gone are to be marked as removed before: they would count among the others.
     pub fn enforce(&self, now: Instant) {
         for service in self.services.values() {
-            let breaker = service.breaker.as_ref();
+            service.budget.configure(&service.common.retry_budget(), now);
+            if let (Some(policy), Some(gradient)) = (&service.common.concurrency, &service.concurrency) {
+                gradient.configure(policy);
+            }
+            let breaker = service.common.breaker.as_ref();
             for endpoint in service.endpoints() {
                 // One of weight 0 gets no request that could find out whether it works.
                 endpoint.guard().configure(breaker.filter(|_| endpoint.weight() > 0), now);
@@ -94,6 +101,24 @@ impl Snapshot {
             let percent = breaker.map_or(0.0, |breaker| breaker.max_ejection_percent);
             service.circuit.configure(percent, service.endpoints(), now);
         }
+    }
+
+    /// The service ports that somebody retries or hedges requests to: those whose budgets matter.
+    pub fn retrying(&self) -> HashSet<(Key, u16)> {
+        let targets = self.rules.iter().flat_map(|rule| rule.backends.iter());
+        let upstreams = targets.filter_map(|target| {
+            let upstream = target.upstream.as_ref()?;
+            (target.retry.is_some() || upstream.hedge.is_some()).then_some(upstream)
+        });
+        upstreams.map(|upstream| (upstream.service.key.clone(), upstream.service.port)).collect()
+    }
+
+    /// The circuit that these limits are lowered for: of all services that they lead to, the one that is worst off.
+    pub fn circuit_of(&self, limits: &Arc<RateLimits>, now: Instant) -> CircuitView {
+        let targets = self.rules.iter().flat_map(|rule| rule.backends.iter());
+        let services = targets.filter(|target| target.limits.as_ref().is_some_and(|own| Arc::ptr_eq(own, limits)));
+        let views = services.filter_map(|target| Some(target.upstream.as_ref()?.service.circuit.view(now)));
+        views.min().unwrap_or(CircuitView::Steady)
     }
 
     /// The port with this id. There are few, so a linear search beats hashing.
@@ -293,6 +318,9 @@ impl Upstream {
 
     /// An attempt took so long, or failed after so long.
     pub fn took(&self, took: Duration, failed: bool, now: Instant) {
+        if let Some(gradient) = &self.service.concurrency {
+            gradient.sample(took, self.service.in_flight.get(), failed, now);
+        }
         if let Some(Hedge { latencies: Some(latencies), .. }) = &self.hedge
             && !failed
         {
@@ -323,8 +351,10 @@ pub struct Service {
     pub endpoints: Arc<EndpointSet>,
     /// What their breakers come to.
     pub circuit: Arc<Circuit>,
-    /// What opens them: of the service's own policy, otherwise of the first route to it whose own policy has one.
-    pub breaker: Option<Arc<CircuitBreaker>>,
+    /// What all routes to it share.
+    pub common: Common,
+    /// How many requests it can take at a time, as its latency tells.
+    pub concurrency: Option<Arc<SharedGradient>>,
     /// Requests in flight.
     pub in_flight: Arc<InFlight>,
     /// Open connections, and requests that wait for one.

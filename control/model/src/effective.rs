@@ -24,9 +24,7 @@ impl Config {
 
     /// The policy in force for a service reached over a route: the route's fields over the service's over the defaults.
     pub fn policy_for(&self, service: Option<&Key>, route: Option<(RouteKind, &Key)>) -> Policy {
-        let spec = |wanted: PolicyTarget| {
-            self.traffic_policies.iter().find(|policy| policy.targets.contains(&wanted)).map(|policy| &policy.spec)
-        };
+        let spec = |wanted: PolicyTarget| self.policy_on(&wanted).map(|policy| &policy.spec);
         let service = service.and_then(|key| spec(PolicyTarget::Service(key.clone())));
         let route = route.and_then(|(kind, key)| spec(PolicyTarget::route(kind, key)));
         match (service, route) {
@@ -34,6 +32,11 @@ impl Config {
             (Some(spec), None) | (None, Some(spec)) => Policy::new(spec),
             (None, None) => Policy::default(),
         }
+    }
+
+    /// The policy whose target is exactly this.
+    pub fn policy_on(&self, target: &PolicyTarget) -> Option<&TrafficPolicy> {
+        self.traffic_policies.iter().find(|policy| policy.targets.contains(target))
     }
 
     /// Whose `rateLimit` is in force for a service reached over a route: the document that it is written in, and the
@@ -46,8 +49,8 @@ impl Config {
         let targets =
             [route.map(|(kind, key)| PolicyTarget::route(kind, key)), Some(PolicyTarget::Service(service.clone()))];
         targets.into_iter().flatten().find_map(|target| {
-            let said = |policy: &&TrafficPolicy| policy.targets.contains(&target) && policy.spec.rate_limit.is_some();
-            self.traffic_policies.iter().find(said).map(|policy| (policy, target.clone()))
+            let policy = self.policy_on(&target).filter(|policy| policy.spec.rate_limit.is_some())?;
+            Some((policy, target))
         })
     }
 }
@@ -62,8 +65,7 @@ const EXCLUSIVE: &[(&[&str], &[&str])] = &[
 impl Config {
     /// Whether a route has a TrafficPolicy of its own.
     pub fn has_route_policy(&self, kind: RouteKind, key: &Key) -> bool {
-        let wanted = PolicyTarget::route(kind, key);
-        self.traffic_policies.iter().any(|policy| policy.targets.contains(&wanted))
+        self.policy_on(&PolicyTarget::route(kind, key)).is_some()
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     endpoint::Endpoint,
     explain::{self, Question},
     resilience::circuit::Event,
-    resilience::limiter::{self, CircuitView},
+    resilience::limiter,
     telemetry::access::rfc3339,
     worker::Shared,
 };
@@ -68,7 +68,9 @@ impl Admin for NodeAdmin {
         let now = Instant::now();
         let mut services: Vec<_> = snapshot.services.values().collect();
         services.sort_by_key(|service| (&service.key, service.port));
+        let retrying = snapshot.retrying();
         let services = services.into_iter().map(|service| {
+            let budget = retrying.contains(&(service.key.clone(), service.port)).then(|| service.budget.remaining(now));
             let endpoints: Vec<Value> = service.endpoints().iter().map(|each| endpoint(each, now)).collect();
             let (connections, pending) = service.places.numbers();
             json!({
@@ -81,6 +83,8 @@ impl Admin for NodeAdmin {
                 "events": service.circuit.events().iter().map(|each| event(each)).collect::<Vec<_>>(),
                 "connections": connections,
                 "pending": pending,
+                "retry_budget": budget.map(|remaining| json!({ "remaining": remaining })),
+                "concurrency_limit": service.concurrency.as_ref().map(|gradient| gradient.limit()),
                 "endpoints": endpoints,
             })
         });
@@ -97,7 +101,7 @@ impl Admin for NodeAdmin {
         let mut owners: Vec<_> = snapshot.limits.iter().map(|(owner, limits)| (owner.to_string(), limits)).collect();
         owners.sort_by(|(one, _), (other, _)| one.cmp(other));
         let reports = owners.iter().flat_map(|(owner, limits)| {
-            limits.report(CircuitView::Steady, now).into_iter().map(|report| limit(owner, &report))
+            limits.report(snapshot.circuit_of(limits, now), now).into_iter().map(|report| limit(owner, &report))
         });
         Value::Array(reports.collect())
     }

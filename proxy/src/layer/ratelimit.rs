@@ -7,16 +7,23 @@ use super::target::cookie;
 use crate::{
     error::{Reason, Refusal},
     exchange::Exchange,
-    resilience::limiter::{CircuitView, RateLimits},
+    resilience::{circuit::Circuit, limiter::RateLimits},
 };
 
 /// Charges a request, or refuses it. Either way its response will tell what is left. `path` is the normalised one.
 ///
 /// # Errors
 /// `rate_limited` when a limit is used up.
-pub fn charge(limits: &RateLimits, exchange: &mut Exchange, headers: &HeaderMap, path: &str) -> Result<(), Refusal> {
+pub fn charge(
+    limits: &RateLimits,
+    circuit: &Circuit,
+    exchange: &mut Exchange,
+    headers: &HeaderMap,
+    path: &str,
+) -> Result<(), Refusal> {
     let source = exchange.conn.forwarded_for.as_bytes();
-    let asked = limits.admit(|key| key_of(key, headers, source, path), CircuitView::Steady, exchange.start);
+    let circuit = circuit.view(exchange.start);
+    let asked = limits.admit(|key| key_of(key, headers, source, path), circuit, exchange.start);
     let exceeded = match asked {
         Ok(standing) => {
             exchange.standing = Some(Box::new(standing));

@@ -18,7 +18,7 @@ use std::{
 use smallvec::SmallVec;
 
 pub use self::event::{Ejections, Event};
-use super::breaker::State;
+use super::{breaker::State, limiter::CircuitView};
 use crate::endpoint::Endpoint;
 
 /// Events that are kept for `/endpoints`.
@@ -97,17 +97,6 @@ impl Counts {
     }
 }
 
-/// When the circuit was open, for those who let a service recover slowly.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Opened {
-    /// It has never been open.
-    Never,
-    /// It is open.
-    Now,
-    /// It was open, and has not been for so long.
-    Ago(Duration),
-}
-
 impl Circuit {
     /// Of the service of this name, without endpoints. `ejections` counts for the whole node.
     pub fn new(service: Arc<str>, ejections: Arc<Ejections>, now: Instant) -> Self {
@@ -146,14 +135,15 @@ impl Circuit {
         usize::try_from(self.unusable.load(Relaxed)).unwrap_or(0)
     }
 
-    /// Whether and when it was open.
-    pub fn opened(&self, now: Instant) -> Opened {
+    /// Whether and when it was open, for those who let a service recover slowly.
+    pub fn view(&self, now: Instant) -> CircuitView {
+        let last = self.last_open.load(Relaxed);
         if self.is_open() {
-            return Opened::Now;
-        }
-        match self.last_open.load(Relaxed) {
-            0 => Opened::Never,
-            nanos => Opened::Ago(Duration::from_nanos(self.nanos(now).saturating_sub(nanos - 1))),
+            CircuitView::Open
+        } else if last == 0 {
+            CircuitView::Steady
+        } else {
+            CircuitView::Recovering(Duration::from_nanos(self.nanos(now).saturating_sub(last - 1)))
         }
     }
 

@@ -7,25 +7,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-use weft_model::{
-    config::{
-        Address, AllowedNamespaces, BackendRef, BackendTls, Config, Filter, Gateway, HttpRoute, HttpRule, Key,
-        Listener, ListenerProtocol, ParentRef, PathMatch, Policy, PolicyTarget, RouteKind, ServicePort, TcpRoute,
-        Timeouts,
-    },
-    policy::CircuitBreaker,
+use weft_model::config::{
+    Address, AllowedNamespaces, BackendRef, BackendTls, Config, Filter, Gateway, HttpRoute, HttpRule, Key, Listener,
+    ListenerProtocol, ParentRef, PathMatch, Policy, PolicyTarget, RouteKind, ServicePort, TcpRoute, Timeouts,
 };
 
 use super::{
     Deadlines, Hedge, Mirror, Port, PortId, PortKind, Rewrite, Rule, Service, Snapshot, Target, TcpTarget, Upstream,
     UpstreamId,
+    common::{Common, said_by_routes},
 };
 use crate::{
     balance::{Balancer, EndpointSet},
     endpoint::Endpoint,
     identity::{ClientTls, Identities, ServerIdentity},
     layer::fault::Fault,
-    resilience::{budget::SharedBudget, circuit::Circuit, limiter::RateLimits, retry::RetryPlan},
+    resilience::{
+        budget::SharedBudget, circuit::Circuit, concurrency::SharedGradient, limiter::RateLimits, retry::RetryPlan,
+    },
     route::{
         Candidate, Rank, RouteError, RouteTable,
         hosts::{Listeners, intersect},
@@ -78,7 +77,7 @@ pub fn compile(input: &Input<'_>, previous: &Snapshot) -> Result<Snapshot, Compi
     let mut compiler = Compiler {
         input,
         previous,
-        breakers: breakers_of_routes(&input.config),
+        said_by_routes: said_by_routes(&input.config),
         services: HashMap::new(),
         upstreams: HashMap::new(),
         limits: HashMap::new(),
@@ -101,8 +100,8 @@ pub fn compile(input: &Input<'_>, previous: &Snapshot) -> Result<Snapshot, Compi
 struct Compiler<'a> {
     input: &'a Input<'a>,
     previous: &'a Snapshot,
-    /// For services whose own policy has none.
-    breakers: HashMap<(Key, u16), Arc<CircuitBreaker>>,
+    /// For services whose own policy does not say it.
+    said_by_routes: HashMap<(Key, u16), Common>,
     services: HashMap<(Key, u16), Arc<Service>>,
     /// By service, port, and the route whose own policy counts.
     upstreams: HashMap<UpstreamId, Arc<Upstream>>,
@@ -133,8 +132,8 @@ impl Compiler<'_> {
                 Arc::new(Circuit::new(name.clone(), ejections, self.input.now))
             }
         };
-        let own = policy.circuit_breaker.clone().map(Arc::new);
-        let breaker = own.or_else(|| self.breakers.get(&id).cloned());
+        let own = Common::of(&PolicyTarget::Service(service.key.clone()), config);
+        let common = own.or(self.said_by_routes.get(&id).cloned().unwrap_or_default());
         let mut by_address = HashMap::new();
         let mut endpoints = Vec::new();
         for written in &service.endpoints {
@@ -168,9 +167,13 @@ impl Compiler<'_> {
             }
         }
         let budget = before.map_or_else(
-            || Arc::new(SharedBudget::new(&policy.retry_budget, self.input.now)),
+            || Arc::new(SharedBudget::new(&common.retry_budget(), self.input.now)),
             |before| before.budget.clone(),
         );
+        let concurrency = common.concurrency.as_ref().map(|policy| {
+            let learned = before.and_then(|before| before.concurrency.clone());
+            learned.unwrap_or_else(|| Arc::new(SharedGradient::new(policy, self.input.now)))
+        });
         let endpoints = Arc::new(EndpointSet::new(endpoints, circuit.clone(), self.input.zone.clone()));
         let state = Service {
             key: service.key.clone(),
@@ -180,7 +183,8 @@ impl Compiler<'_> {
             policy,
             endpoints,
             circuit,
-            breaker,
+            common,
+            concurrency,
             in_flight: before.map_or_else(Arc::default, |before| before.in_flight.clone()),
             places,
             retries: before.map_or_else(Arc::default, |before| before.retries.clone()),
@@ -416,23 +420,6 @@ fn deadlines(rule: Option<&HttpRule>, policy: &Policy) -> Deadlines {
         attempt: [attempt, per_try].into_iter().flatten().min(),
         idle: on(policy.timeouts.idle),
     }
-}
-
-/// A breaker belongs to an endpoint, which all routes share. Where the service itself has no policy for it, that of the
-/// first route (by key) counts whose own policy has one.
-fn breakers_of_routes(config: &Config) -> HashMap<(Key, u16), Arc<CircuitBreaker>> {
-    let mut breakers = HashMap::new();
-    let mut routes: Vec<&HttpRoute> =
-        config.http_routes.iter().filter(|route| config.has_route_policy(route.kind, &route.key)).collect();
-    routes.sort_by_key(|route| (&route.key, route.kind == RouteKind::Grpc));
-    for route in routes {
-        let policy = config.policy_for(None, Some((route.kind, &route.key)));
-        let Some(breaker) = policy.circuit_breaker.map(Arc::new) else { continue };
-        for backend in route.rules.iter().flat_map(|rule| &rule.backends) {
-            breakers.entry((backend.service.clone(), backend.port)).or_insert_with(|| breaker.clone());
-        }
-    }
-    breakers
 }
 
 fn backend_tls<'c>(config: &'c Config, service: &Key, port: &ServicePort) -> Option<&'c BackendTls> {

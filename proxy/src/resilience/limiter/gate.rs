@@ -16,15 +16,15 @@ use governor::{
 };
 use weft_model::config::{OnBreakerOpen, RateLimit};
 
-/// What the circuit breaker of the service says that a request goes to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What the circuit breaker of the service says that a request goes to; the worst first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CircuitView {
-    /// Closed, and has been for so long that nobody remembers.
-    Steady,
     /// Open.
     Open,
     /// Closed again since so long.
     Recovering(Duration),
+    /// Closed, and has been for so long that nobody remembers.
+    Steady,
 }
 
 /// The share of rate and burst that is in force, in whole percent from 1 to 100: `factor` while the circuit is open,
