@@ -37,6 +37,9 @@ pub fn table(services: &Value, look: Look) -> String {
             rows.push((urgency(endpoint), row));
         }
     }
+    if each(services).next().is_some() && each(services).all(|of| of.get("circuit").is_none()) {
+        return "this node does not tell about circuit breakers".into();
+    }
     if rows.is_empty() {
         return "no circuit breakers are configured".into();
     }
@@ -117,5 +120,7 @@ AT                    SERVICE  ENDPOINT    FROM       TO      FOR      EVIDENCE
 2026-01-02T03:00:00Z  cart:80  10.0.0.1:1  half_open  closed  -        -"
         );
         assert_eq!(table(&json!([services[0]]), Look::default()), "no circuit breakers are configured");
+        let old = json!([{"service": "cart", "port": 80, "endpoints": []}]);
+        assert_eq!(table(&old, Look::default()), "this node does not tell about circuit breakers");
     }
 }

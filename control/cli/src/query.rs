@@ -184,6 +184,8 @@ pub fn text(value: &Value) -> String {
         Value::Null => "-".into(),
         Value::String(text) if text.is_empty() => "-".into(),
         Value::String(text) => text.clone(),
+        // 90, not 90.0
+        Value::Number(number) if number.is_f64() => number.as_f64().unwrap_or_default().to_string(),
         other => other.to_string(),
     }
 }

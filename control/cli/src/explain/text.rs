@@ -63,7 +63,7 @@ fn on_listener(listener: &Value, look: Look, lines: &mut Vec<String>) {
     let others: Vec<_> = each(&listener["others"]).collect();
     for other in others.iter().take(OTHERS) {
         marks.push(false);
-        table.row([rule_name(other).into(), join(&other["reasons"], "; ").into()]);
+        table.row([rule_name(other).into(), reasons(other).into()]);
     }
     for (mark, line) in marks.into_iter().zip(table.lines(look)) {
         lines.push(format!("  {} {line}", look.mark(mark)));
@@ -96,6 +96,16 @@ fn on_listener(listener: &Value, look: Look, lines: &mut Vec<String>) {
             look.paint(Tone::Bold, &clean(&format!("Backend {}, {} %", service(backend), text(&backend["percent"])))),
         );
         on_backend(backend, look, lines);
+    }
+}
+
+/// The reasons that a person needs: of a rule for other hosts, only that.
+fn reasons(other: &Value) -> String {
+    let all: Vec<String> = each(&other["reasons"]).map(text).collect();
+    let shown = if all.first().is_some_and(|first| first.starts_with("hostname")) { 1 } else { 2 };
+    match all.len().saturating_sub(shown) {
+        0 => all.join("; "),
+        more => format!("{}; and {more} more", all[..shown].join("; ")),
     }
 }
 
@@ -164,8 +174,8 @@ fn on_backend(backend: &Value, look: Look, lines: &mut Vec<String>) {
     if adaptive.is_object() {
         let now =
             if adaptive["limit"].is_null() { String::new() } else { format!("{} now, ", text(&adaptive["limit"])) };
-        let bounds = format!("{} to {}", text(&adaptive["min"]), text(&adaptive["max"]));
-        sections.add("adaptive", format!("{now}between {bounds} requests in flight"));
+        let bounds = format!("between {} and {}", text(&adaptive["min"]), text(&adaptive["max"]));
+        sections.add("adaptive", format!("{now}{bounds} requests in flight"));
     }
     if !backend["priority"].is_null() {
         sections

@@ -93,7 +93,9 @@ impl Table {
         let line = |row: &Vec<Cell>| {
             let last = row.iter().rposition(|cell| !cell.text.is_empty()).map_or(0, |last| last + 1);
             let mut line = String::new();
-            for (column, (cell, width)) in row.iter().take(last).zip(&widths).enumerate() {
+            // A column in which nothing stands takes no room.
+            let columns = row.iter().take(last).zip(&widths).enumerate().filter(|(_, (_, width))| **width > 0);
+            for (column, (cell, width)) in columns {
                 line.push_str(&look.paint(cell.tone, &cell.text));
                 if column + 1 < last {
                     line.extend(std::iter::repeat_n(' ', width - cell.text.width() + 2));
