@@ -248,7 +248,7 @@ mod tests {
         assert_eq!(shown(Output::Table, false), "T");
         assert_eq!(shown(Output::Json, true), "[{\"a\":1,\"b\":[\"x: y\"],\"c\":null,\"d\":\"yes\"}]");
         let yaml = shown(Output::Yaml, false);
-        assert_eq!(yaml, "- a: 1\n  b:\n    - \"x: y\"\n  c: null\n  d: \"yes\"");
+        assert_eq!(yaml, "- a: 1\n  b:\n  - \"x: y\"\n  c: null\n  d: \"yes\"");
         assert_eq!(shown(Output::Yaml, true), format!("---\n{yaml}"));
     }
 }

@@ -1,0 +1,3 @@
+//! Policies that keep services alive, and what can be seen of them.
+
+mod explain;
