@@ -120,6 +120,7 @@ Weft is running. Try:
 
 See what it does:
 
+  weft explain GET {url}/cart/42 --admin {admin}    what happens to a request, and why
   weft endpoints --admin {admin}      health, load and latency of every endpoint
   curl -s {admin_url}/traces?min_ms=20    slow requests, as traces
   curl -s {admin_url}/metrics

@@ -10,6 +10,8 @@ pub enum Exit {
     Ok = 0,
     /// Something was checked and is not well, or could not be done.
     Failed = 1,
+    /// What was asked for makes no sense.
+    Usage = 2,
     /// Nobody answers.
     Unreachable = 3,
     /// The configuration is not valid.
@@ -43,6 +45,11 @@ impl Failure {
         Self { exit, message: None }
     }
 
+    /// The code it ends with.
+    pub const fn exit(&self) -> Exit {
+        self.exit
+    }
+
     /// Prints the line and gives the code.
     pub fn report(self) -> ExitCode {
         if let Some(message) = self.message {
@@ -65,6 +72,17 @@ pub type Done = Result<(), Failure>;
 pub fn print_line(text: &str) {
     use std::io::Write;
     let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+/// As [`print_line`], for what goes on until nobody listens any more.
+///
+/// # Errors
+/// When stdout is closed.
+pub fn try_print(text: &str) -> std::io::Result<()> {
+    use std::io::Write;
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
 }
 
 /// Progress and errors go to stderr.

@@ -1,12 +1,18 @@
 //! `weft`: a table of contents. Each verb is a file.
 
+mod breakers;
 mod completions;
 mod demo;
+mod drain;
+mod endpoints;
 mod exit;
+mod explain;
+mod limits;
 mod logging;
 mod node;
 mod proxy;
 mod query;
+mod routes;
 mod schema;
 mod validate;
 
@@ -39,8 +45,17 @@ enum Verb {
     Validate(validate::Args),
     /// Print the JSON Schema of all documents, for editors.
     Schema,
-    /// Endpoints of a running node: address, health, load, latency.
-    Endpoints(query::Args),
+    /// What would happen to a request, and why: listener, rule, filters, endpoints, limits. Sends nothing. Ends with 0
+    /// when a rule serves the request and with 1 when none does.
+    Explain(explain::Args),
+    /// Rules of a running node: what they match, where they send.
+    Routes(query::ListArgs),
+    /// Endpoints of a running node: health, circuit breaker, load, latency.
+    Endpoints(query::ListArgs),
+    /// Circuit breakers of a running node, and the evidence on which they opened.
+    Breakers(query::ListArgs),
+    /// Rate limits of a running node: what is left, and what was refused.
+    Limits(query::ListArgs),
     /// Tell a running node to finish what it is doing and to stop.
     Drain(query::AdminArgs),
     /// Print a completion script for a shell.
@@ -57,8 +72,12 @@ fn main() -> std::process::ExitCode {
         Verb::Proxy(args) => proxy::run(args),
         Verb::Validate(args) => validate::run(&args),
         Verb::Schema => schema::run(),
-        Verb::Endpoints(args) => query::endpoints(&args),
-        Verb::Drain(args) => query::drain(&args),
+        Verb::Explain(args) => explain::run(&args),
+        Verb::Routes(args) => query::list(&args, "/routes", routes::table),
+        Verb::Endpoints(args) => query::list(&args, "/endpoints", endpoints::table),
+        Verb::Breakers(args) => query::list(&args, "/endpoints", breakers::table),
+        Verb::Limits(args) => query::list(&args, "/limits", limits::table),
+        Verb::Drain(args) => drain::run(&args),
         Verb::Completions(args) => completions::run(&args),
         Verb::Man => completions::man(),
     };

@@ -1,6 +1,9 @@
 //! What the binary prints, and how it ends.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "cli/node.rs"]
+mod node;
+
 use std::{
     net::TcpListener,
     path::PathBuf,
@@ -213,7 +216,7 @@ fn wrong_usage_exits_with_2() {
 #[test]
 fn a_node_that_does_not_answer_is_unreachable() {
     let address = format!("127.0.0.1:{}", free_port());
-    for verb in ["endpoints", "drain"] {
+    for verb in ["endpoints", "breakers", "limits", "routes", "drain"] {
         let (code, stdout, stderr) = weft(&[verb, "--admin", &address]);
         assert_eq!((code, &*stdout), (3, ""), "{stderr}");
         assert_eq!(stderr.lines().count(), 1, "{stderr}");

@@ -5,6 +5,7 @@ mod breaker;
 mod budget;
 mod concurrency;
 mod deadline;
+mod explain;
 mod fault;
 mod hedge;
 mod mirror;

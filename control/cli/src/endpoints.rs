@@ -1,0 +1,90 @@
+//! `weft endpoints`: health, circuit breaker, load and latency of every endpoint, the worst first.
+
+use serde_json::Value;
+
+use crate::query::{Cell, Look, Table, Tone, each, service, state, text};
+
+/// Columns of `/endpoints`.
+pub fn table(services: &Value, look: Look) -> String {
+    let mut headings = vec!["SERVICE", "ENDPOINT", "HEALTH", "BREAKER", "IN FLIGHT", "EWMA MS", "REQUESTS", "FAILURES"];
+    if look.wide {
+        headings.extend(["WEIGHT", "ZONE", "HOSTNAME", "EJECTIONS", "EVIDENCE"]);
+    }
+    let mut rows = Vec::new();
+    for of in each(services) {
+        if each(&of["endpoints"]).next().is_none() {
+            rows.push((0, vec![service(of).into(), Cell::toned(Tone::Bad, "(no endpoints)")]));
+        }
+        for endpoint in each(&of["endpoints"]) {
+            let cell = |field: &str| Cell::from(text(&endpoint[field]));
+            let mut row = vec![service(of).into(), cell("address"), state(&endpoint["health"]), breaker(endpoint)];
+            row.extend(["in_flight", "ewma_ms", "requests", "failures"].map(cell));
+            if look.wide {
+                row.extend(["weight", "zone", "hostname", "ejections", "evidence"].map(cell));
+            }
+            rows.push((urgency(endpoint), row));
+        }
+    }
+    if rows.is_empty() {
+        return "no services are configured".into();
+    }
+    rows.sort_by_key(|(urgency, _)| *urgency);
+    let mut table = Table::new(headings);
+    rows.into_iter().for_each(|(_, row)| table.row(row));
+    table.render(look)
+}
+
+fn breaker(endpoint: &Value) -> Cell {
+    if endpoint["breaker"] == "open" && endpoint["ejected"] == false {
+        return Cell::toned(Tone::Bad, "open (kept)");
+    }
+    state(&endpoint["breaker"])
+}
+
+/// The smaller, the earlier it is shown.
+pub fn urgency(endpoint: &Value) -> u8 {
+    if endpoint["ejected"] == true || endpoint["breaker"] == "open" || endpoint["health"] == "unhealthy" {
+        0
+    } else if endpoint["breaker"] == "half_open" {
+        1
+    } else {
+        2
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_worst_comes_first() {
+        let endpoint = |address: &str, health: &str, breaker: &str, ejected: bool| {
+            json!({"address": address, "hostname": null, "zone": "a", "weight": 1, "health": health, "breaker": breaker,
+                "ejected": ejected, "evidence": null, "ejections": 0, "in_flight": 2, "ewma_ms": 1.25, "requests": 10,
+                "failures": 1})
+        };
+        let services = json!([
+            {"service": "cart", "port": 80, "endpoints": [
+                endpoint("10.0.0.1:9000", "healthy", "closed", false),
+                endpoint("10.0.0.2:9000", "unknown", "half_open", false),
+                endpoint("10.0.0.3:9000", "healthy", "open", false),
+                endpoint("10.0.0.4:9000", "healthy", "open", true)]},
+            {"service": "shop/empty", "port": 81, "endpoints": []},
+        ]);
+        assert_eq!(
+            table(&services, Look::default()),
+            "\
+SERVICE        ENDPOINT        HEALTH   BREAKER      IN FLIGHT  EWMA MS  REQUESTS  FAILURES
+cart:80        10.0.0.3:9000   healthy  open (kept)  2          1.25     10        1
+cart:80        10.0.0.4:9000   healthy  open         2          1.25     10        1
+shop/empty:81  (no endpoints)
+cart:80        10.0.0.2:9000   unknown  half_open    2          1.25     10        1
+cart:80        10.0.0.1:9000   healthy  closed       2          1.25     10        1"
+        );
+        let wide = table(&services, Look { wide: true, ..Look::default() });
+        assert!(wide.lines().next().is_some_and(|line| line.ends_with("WEIGHT  ZONE  HOSTNAME  EJECTIONS  EVIDENCE")));
+        assert_eq!(table(&json!([]), Look::default()), "no services are configured");
+    }
+}
