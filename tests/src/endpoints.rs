@@ -90,7 +90,7 @@ impl Weft {
             let of_kind = || spans.iter().filter(|span| span["kind"] == kind);
             match of_kind().find(|span| span["attributes"].get(attribute).is_some_and(&holds)) {
                 Some(span) => (true, span.clone()),
-                None => (false, of_kind().last().cloned().unwrap_or_default()),
+                None => (false, of_kind().next_back().cloned().unwrap_or_default()),
             }
         })
         .await

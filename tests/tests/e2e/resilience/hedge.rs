@@ -90,6 +90,8 @@ async fn a_quantile_is_learnt() {
     for _ in 0..100 {
         assert_eq!(scene.get().await.status, 200);
     }
+    // What has been learnt is looked up now and then, not for every request.
+    tokio::time::sleep(Duration::from_millis(500)).await;
     let slow = &scene.upstreams[0];
     slow.set(Mood::Slow(Duration::from_secs(6), 200));
     let before = slow.count();
