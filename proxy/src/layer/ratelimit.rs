@@ -44,3 +44,28 @@ pub fn key_of<'r>(key: &RateKey, headers: &'r HeaderMap, source: &'r [u8], path:
         RateKey::Path => Some(path.as_bytes()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_request_has_for_a_key() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-user", http::HeaderValue::from_static("ann"));
+        headers.insert("cookie", http::HeaderValue::from_static("a=1; session=s1"));
+        let table = [
+            (RateKey::Global, None),
+            (RateKey::Header("x-user".into()), Some("ann")),
+            (RateKey::Header("x-other".into()), None),
+            (RateKey::Cookie("session".into()), Some("s1")),
+            (RateKey::Cookie("other".into()), None),
+            (RateKey::SourceIp, Some("10.0.0.1")),
+            (RateKey::Identity, None),
+            (RateKey::Path, Some("/cart")),
+        ];
+        for (key, expected) in table {
+            assert_eq!(key_of(&key, &headers, b"10.0.0.1", "/cart"), expected.map(str::as_bytes), "{key:?}");
+        }
+    }
+}

@@ -271,6 +271,7 @@ impl RateLimits {
             position: limit.position,
             key: limit.hash(&mut key_of),
             quota: limit.quota(circuit),
+            whole: limit.quota,
             before: None,
             answer: Err(Duration::ZERO),
         };
@@ -363,7 +364,10 @@ pub fn key_text(key: &RateKey) -> String {
 struct Question {
     position: usize,
     key: u64,
+    /// In force now.
     quota: Quota,
+    /// As written.
+    whole: Quota,
     /// TAT before the request.
     before: Option<u64>,
     /// Or how long it has to wait.
@@ -382,9 +386,10 @@ struct Left {
 impl Question {
     fn ask(&mut self, store: &mut Store, now: u64) {
         self.before = store.get(self.key);
-        // Under a larger quota than the one that it was charged under, a budget can be worse than empty: an hour's wait
-        // must not go on when the limit has become a thousand a second.
-        let worst = gate::empty(self.quota, now);
+        // Charged under a smaller quota than that of today, a budget can be worse than empty: an hour's wait must not go
+        // on when the limit has become a thousand a second. What the circuit takes away does not count as smaller, or
+        // each change of it would hand out a bit of budget.
+        let worst = gate::empty(self.quota, now).max(gate::empty(self.whole, now));
         if self.before.is_some_and(|tat| tat > worst) {
             self.before = Some(worst);
             store.set(self.key, worst, now);

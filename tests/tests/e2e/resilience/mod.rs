@@ -1,0 +1,3 @@
+//! Failure and overload, as clients and upstreams see it.
+
+mod ratelimit;
