@@ -15,7 +15,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     thread::JoinHandle,
@@ -40,6 +40,8 @@ use crate::{
 
 /// Longest wait for the names of a new configuration.
 const RESOLVE: Duration = Duration::from_secs(2);
+/// How often limits of which nobody asks anything give memory back.
+const TIDY: Duration = Duration::from_secs(30);
 /// Longest wait for the last lines of the access log.
 const FLUSH: Duration = Duration::from_secs(2);
 
@@ -115,6 +117,7 @@ impl App {
             options,
         });
         metrics::show(&shared);
+        tokio::spawn(tidy(Arc::downgrade(&shared)));
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
         let mut threads = Vec::with_capacity(workers);
         for (id, commands) in receivers.into_iter().enumerate() {
@@ -328,5 +331,18 @@ impl App {
         let shared = self.shared.clone();
         let _ = tokio::task::spawn_blocking(move || shared.telemetry.flush_access_log(FLUSH)).await;
         ended
+    }
+}
+
+/// Ends with the node.
+async fn tidy(shared: Weak<Shared>) {
+    let mut interval = tokio::time::interval(TIDY);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let Some(shared) = shared.upgrade() else { return };
+        for limits in shared.snapshot.load_full().limits.values() {
+            limits.tidy(Instant::now());
+        }
     }
 }

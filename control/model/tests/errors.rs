@@ -500,6 +500,37 @@ fn policies() {
             "limits count on each node for now: use scope: Node and divide by the number of nodes",
         ),
         (
+            policy("rateLimit: [{requests: 0, per: 1s}]"),
+            6,
+            26,
+            "\"requests\" is out of range: 0",
+            "between 1 and 4294967295",
+        ),
+        (policy("rateLimit: [{requests: -1, per: 1s}]"), 6, 26, "\"requests\" is out of range: -1", ""),
+        (policy("rateLimit: [{requests: 1, per: 1s, burst: 0}]"), 6, 45, "\"burst\" is out of range: 0", ""),
+        (
+            policy("rateLimit: [{requests: 1, per: 0s}]"),
+            6,
+            34,
+            "per cannot be zero",
+            "for instance 250ms, 10s or 1m30s",
+        ),
+        (
+            policy("rateLimit: [{requests: 1, per: -1s}]"),
+            6,
+            34,
+            "\"-1s\" is not a duration: a duration cannot be negative",
+            "for instance 250ms, 10s or 1m30s",
+        ),
+        (policy("rateLimit: [{per: 1s}]"), 6, 15, "field \"requests\" of \"rateLimit\" is missing", ""),
+        (
+            policy("rateLimit: [{requests: 1, per: 1s, onBreakerOpen: {factor: 1.5}}]"),
+            6,
+            62,
+            "\"factor\" is out of range: 1.5",
+            "",
+        ),
+        (
             policy("concurrency: {adaptive: {min: 10, max: 5}}"),
             6,
             42,
@@ -676,6 +707,21 @@ fn pointless_fields_are_told() {
         ),
     ] {
         assert_eq!(warnings(&format!("{base}{document}")), [format!("{}:{column}: {expected}", above + 6)]);
+    }
+}
+
+#[test]
+fn a_limit_by_identity_is_one_limit_so_far() {
+    let document = "apiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: x}\nspec:\n  targetRefs: [{kind: Service, name: a}]\n  rateLimit:\n";
+    for (key, warned) in
+        [("identity", true), ("{identity: {}}", true), ("sourceIP", false), ("{header: x-user}", false)]
+    {
+        let text = format!("{document}  - {{requests: 1, per: 1s, key: {key}}}\n");
+        let checked = load_str("test.yaml", &text, Options { require_refs: false }).unwrap();
+        let found: Vec<_> =
+            checked.warnings.iter().map(|warning| (warning.code, warning.line, warning.message.as_str())).collect();
+        let message = "no listener knows client identities yet: all requests share one budget";
+        assert_eq!(found, if warned { vec![("no-identity", 7, message)] } else { Vec::new() }, "{key}");
     }
 }
 

@@ -138,6 +138,38 @@ fn a_choice_is_replaced_whole() {
 }
 
 #[test]
+fn a_budget_belongs_to_whoever_wrote_the_list() {
+    let own = "rateLimit: [{requests: 1, per: 1s}]";
+    let config = |service: &str, route: &str| {
+        let policy = |name: &str, kind: &str, fields: &str| {
+            format!(
+                "---\napiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: {name}}}\nspec:\n  targetRefs: [{{kind: {kind}, name: x}}]\n  {fields}\n"
+            )
+        };
+        let text = format!("{}{}", policy("a", "Service", service), policy("b", "HTTPRoute", route));
+        load_str("p.yaml", &text, Options { require_refs: false }).unwrap().config
+    };
+    let key = Key::new("default", "x");
+    for (service, route, owner) in [
+        (own, "timeouts: {request: 1s}", Some(("a", "Service default/x"))),
+        (own, own, Some(("b", "HTTPRoute default/x"))),
+        ("timeouts: {request: 1s}", own, Some(("b", "HTTPRoute default/x"))),
+        // Said, and empty: no limits, and no budget of the service's.
+        (own, "rateLimit: []", Some(("b", "HTTPRoute default/x"))),
+        ("timeouts: {request: 1s}", "timeouts: {request: 1s}", None),
+    ] {
+        let config = config(service, route);
+        let found = config.rate_limit_owner(&key, Some((RouteKind::Http, &key)));
+        let found = found.map(|(policy, target)| (policy.key.name.to_string(), target.to_string()));
+        let owner = owner.map(|(policy, target)| (policy.to_owned(), target.to_owned()));
+        assert_eq!(found, owner, "{service} under {route}");
+        // A GRPCRoute of the same name is somebody else.
+        let other = config.rate_limit_owner(&key, Some((RouteKind::Grpc, &key)));
+        assert_eq!(other.is_some(), service == own);
+    }
+}
+
+#[test]
 fn both_spellings_mean_the_same() {
     let limits = |keys: &str| -> Vec<RateKey> {
         let entries: Vec<String> = keys.split(';').map(|key| format!("{{requests: 1, per: 1s, key: {key}}}")).collect();

@@ -153,11 +153,11 @@ fn millis(duration: Duration) -> u64 {
 }
 
 fn limit(owner: &str, report: &limiter::Report) -> Value {
-    let RateLimit { requests, per, burst, key, .. } = &report.written;
+    let RateLimit { requests, per, burst, .. } = &report.written;
     json!({
         "name": &*report.name,
         "target": owner,
-        "key": limiter::key_text(key),
+        "key": report.key.to_string(),
         "requests": requests,
         "per_ms": per.as_millis() as u64,
         "burst": burst,

@@ -1,13 +1,15 @@
 //! Asks the rate limits of a route: what a request has for each key, and the refusal when it is too many.
 
 use http::HeaderMap;
-use weft_model::config::RateKey;
 
 use super::target::cookie;
 use crate::{
     error::{Reason, Refusal},
     exchange::Exchange,
-    resilience::{circuit::Circuit, limiter::RateLimits},
+    resilience::{
+        circuit::Circuit,
+        limiter::{Key, RateLimits},
+    },
 };
 
 /// Charges a request, or refuses it. Either way its response will tell what is left. `path` is the normalised one.
@@ -41,13 +43,38 @@ pub fn charge(
 }
 
 /// What a request has for a key. `source` is the client's address.
-pub fn key_of<'r>(key: &RateKey, headers: &'r HeaderMap, source: &'r [u8], path: &'r str) -> Option<&'r [u8]> {
+pub fn key_of<'r>(key: &Key, headers: &'r HeaderMap, source: &'r [u8], path: &'r str) -> Option<&'r [u8]> {
     match key {
         // Listeners do not know client identities yet; validation warns.
-        RateKey::Global | RateKey::Identity => None,
-        RateKey::Header(name) => headers.get(&**name).map(http::HeaderValue::as_bytes),
-        RateKey::Cookie(name) => cookie(headers, name),
-        RateKey::SourceIp => Some(source),
-        RateKey::Path => Some(path.as_bytes()),
+        Key::Global | Key::Identity => None,
+        Key::Header(name) => headers.get(name).map(http::HeaderValue::as_bytes),
+        Key::Cookie(name) => cookie(headers, name),
+        Key::SourceIp => Some(source),
+        Key::Path => Some(path.as_bytes()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_request_has_for_a_key() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-user", http::HeaderValue::from_static("ann"));
+        headers.insert("cookie", http::HeaderValue::from_static("a=1; session=s1"));
+        let table = [
+            (Key::Global, None),
+            (Key::Header(http::HeaderName::from_static("x-user")), Some("ann")),
+            (Key::Header(http::HeaderName::from_static("x-other")), None),
+            (Key::Cookie("session".into()), Some("s1")),
+            (Key::Cookie("other".into()), None),
+            (Key::SourceIp, Some("10.0.0.1")),
+            (Key::Identity, None),
+            (Key::Path, Some("/cart")),
+        ];
+        for (key, expected) in table {
+            assert_eq!(key_of(&key, &headers, b"10.0.0.1", "/cart"), expected.map(str::as_bytes), "{key:?}");
+        }
     }
 }

@@ -5,8 +5,10 @@
 
 mod gate;
 mod store;
+mod text;
 
 use std::{
+    fmt,
     hash::{BuildHasher, RandomState},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -33,6 +35,8 @@ pub struct RateLimits {
     limits: Box<[Limit]>,
     /// `RateLimit-Policy`, the same for everybody.
     policy: HeaderValue,
+    /// Most bytes that `RateLimit` can have.
+    longest: usize,
     /// Shared with the limits of the same target in other snapshots: while workers change over, both count.
     ledger: Arc<Ledger>,
 }
@@ -41,15 +45,65 @@ pub struct RateLimits {
 #[derive(Debug)]
 struct Limit {
     name: Arc<str>,
+    /// What comes before the first number in `RateLimit`: `"shop.1";r=`, or `, "shop.2";r=`.
+    label: String,
     written: RateLimit,
+    key: Key,
     /// As a refusal describes it.
     summary: String,
     /// With all of it in force.
     quota: Quota,
+    /// Nanoseconds in which an empty budget fills up.
+    longest: u64,
     /// Which budgets of the ledger it uses.
     position: usize,
     /// That of the budgets: keys are hashed before the ledger is locked.
     seed: RandomState,
+}
+
+/// [`RateKey`], ready to be looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Key {
+    /// Everybody.
+    Global,
+    /// Value of a header.
+    Header(HeaderName),
+    /// Value of a cookie.
+    Cookie(Arc<str>),
+    /// The client's address.
+    SourceIp,
+    /// The client's SPIFFE id.
+    Identity,
+    /// The path without its query.
+    Path,
+}
+
+impl From<&RateKey> for Key {
+    fn from(written: &RateKey) -> Self {
+        match written {
+            // Names have been checked; one that no request can have would be the same for everybody.
+            RateKey::Header(name) => HeaderName::try_from(&**name).map_or(Self::Global, Self::Header),
+            RateKey::Cookie(name) => Self::Cookie(name.clone()),
+            RateKey::SourceIp => Self::SourceIp,
+            RateKey::Identity => Self::Identity,
+            RateKey::Path => Self::Path,
+            RateKey::Global => Self::Global,
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    /// As people write it: `global`, `header x-user`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Global => f.write_str("global"),
+            Self::Header(name) => write!(f, "header {name}"),
+            Self::Cookie(name) => write!(f, "cookie {name}"),
+            Self::SourceIp => f.write_str("sourceIP"),
+            Self::Identity => f.write_str("identity"),
+            Self::Path => f.write_str("path"),
+        }
+    }
 }
 
 /// What has been used. One lock for all limits of a list, because they are charged together or not at all.
@@ -119,6 +173,8 @@ pub struct Report {
     pub name: Arc<str>,
     /// What it says.
     pub written: RateLimit,
+    /// Who shares a budget.
+    pub key: Key,
     /// Share of it that is in force, in percent.
     pub percent: u32,
     /// Keys that it tracks.
@@ -143,24 +199,25 @@ impl RateLimits {
             .iter()
             .enumerate()
             .map(|(at, written)| {
-                let kept = before.and_then(|before| before.budgets_for(&written.key, at, &taken));
+                let kept = before.and_then(|before| before.budgets_for(&Key::from(&written.key), at, &taken));
                 let position = kept.unwrap_or_else(|| state.place());
                 taken.push(position);
                 let budgets = &mut state.budgets[position];
                 budgets.users += 1;
-                Limit::new(format!("{policy}.{}", at + 1), written, position, budgets.seed.clone())
+                Limit::new(policy, at, written, position, budgets.seed.clone())
             })
             .collect();
         drop(state);
         let policy = limits.iter().map(Limit::policy).collect::<Vec<_>>().join(", ");
         // Names of documents are printable.
         let policy = HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static(""));
-        Self { limits, policy, ledger }
+        let longest = limits.iter().map(|limit| limit.label.len() + 2 * text::LONGEST + 3).sum();
+        Self { limits, policy, longest, ledger }
     }
 
     /// Where the limit with this key was counted, unless another one counts there by now.
-    fn budgets_for(&self, key: &RateKey, at: usize, taken: &[usize]) -> Option<usize> {
-        let same = |limit: &&Limit| limit.written.key == *key && !taken.contains(&limit.position);
+    fn budgets_for(&self, key: &Key, at: usize, taken: &[usize]) -> Option<usize> {
+        let same = |limit: &&Limit| limit.key == *key && !taken.contains(&limit.position);
         let found = self.limits.get(at).filter(same).or_else(|| self.limits.iter().find(same));
         found.map(|limit| limit.position)
     }
@@ -168,66 +225,63 @@ impl RateLimits {
     /// Charges a request to all limits, or to none.
     ///
     /// `key_of` gives what a request has for a key; requests without it share one budget. It is not asked for
-    /// [`RateKey::Global`].
+    /// [`Key::Global`].
     ///
     /// # Errors
     /// When a limit is used up.
     pub fn admit<'r>(
         &self,
-        key_of: impl FnMut(&RateKey) -> Option<&'r [u8]>,
+        key_of: impl FnMut(&Key) -> Option<&'r [u8]>,
         circuit: CircuitView,
         now: Instant,
     ) -> Result<Standing, Box<Exceeded>> {
-        let mut asked = self.questions(key_of, circuit);
+        let mut questions = self.questions(key_of, circuit);
+        let asked = questions.as_mut_slice();
         let mut state = self.ledger.lock();
         let now = state.advance(self.ledger.nanos(now));
-        let mut worst: Option<(usize, Duration)> = None;
-        for (at, question) in asked.iter_mut().enumerate() {
-            question.ask(&mut state.budgets[question.position].store, now);
-            if let Err(wait) = question.answer
-                && worst.is_none_or(|(_, longest)| wait > longest)
-            {
-                worst = Some((at, wait));
+        let (mut worst, mut wait) = (None, 0);
+        for (limit, question) in self.limits.iter().zip(asked.iter_mut()) {
+            question.ask(limit, &mut state.budgets[limit.position].store, now);
+            if question.wait > wait {
+                (worst, wait) = (Some(limit), question.wait);
             }
         }
         match worst {
             None => {
-                for Question { position, key, answer, .. } in &asked {
-                    if let Ok(pass) = answer {
-                        state.budgets[*position].store.set(*key, pass.tat, now);
-                    }
+                for (limit, question) in self.limits.iter().zip(asked.iter_mut()) {
+                    question.charge();
+                    state.budgets[limit.position].store.set(question.key, question.tat, now);
                 }
             }
-            Some((at, _)) => state.budgets[asked[at].position].refused += 1,
+            Some(limit) => state.budgets[limit.position].refused += 1,
         }
         drop(state);
 
-        let left = asked.iter().map(|question| question.left(worst.is_none(), now));
-        let standing = Standing { policy: self.policy.clone(), left: self.field(left) };
-        let Some((at, retry_after)) = worst else { return Ok(standing) };
-        let Limit { name, summary, .. } = &self.limits[at];
+        let standing = Standing { policy: self.policy.clone(), left: self.field(asked, now) };
+        let Some(Limit { name, summary, .. }) = worst else { return Ok(standing) };
+        let retry_after = Duration::from_nanos(wait);
         Err(Box::new(Exceeded { limit: name.clone(), summary: summary.clone(), retry_after, standing }))
     }
 
     /// What the limits would say to a request, without charging it.
     pub fn peek<'r>(
         &self,
-        key_of: impl FnMut(&RateKey) -> Option<&'r [u8]>,
+        key_of: impl FnMut(&Key) -> Option<&'r [u8]>,
         circuit: CircuitView,
         now: Instant,
     ) -> Vec<Peek> {
         let mut asked = self.questions(key_of, circuit);
         let mut state = self.ledger.lock();
         let now = state.advance(self.ledger.nanos(now));
-        for question in &mut asked {
-            question.ask(&mut state.budgets[question.position].store, now);
+        for (limit, question) in self.limits.iter().zip(&mut asked) {
+            question.ask(limit, &mut state.budgets[limit.position].store, now);
         }
         drop(state);
         let peek = |(limit, question): (&Limit, &Question)| Peek {
             name: limit.name.clone(),
             summary: limit.summary.clone(),
-            remaining: question.left(false, now).remaining,
-            wait: question.answer.err().unwrap_or_default(),
+            remaining: question.remaining,
+            wait: Duration::from_nanos(question.wait),
         };
         self.limits.iter().zip(&asked).map(peek).collect()
     }
@@ -241,9 +295,10 @@ impl RateLimits {
             Report {
                 name: limit.name.clone(),
                 written: limit.written.clone(),
+                key: limit.key.clone(),
                 percent: percent(&limit.written.on_breaker_open, circuit),
                 keys: budgets.store.len(),
-                remaining: (limit.written.key == RateKey::Global).then_some(peek.remaining),
+                remaining: (limit.key == Key::Global).then_some(peek.remaining),
                 refused: budgets.refused,
             }
         };
@@ -262,36 +317,33 @@ impl RateLimits {
         }
     }
 
-    fn questions<'r>(
-        &self,
-        mut key_of: impl FnMut(&RateKey) -> Option<&'r [u8]>,
-        circuit: CircuitView,
-    ) -> Each<Question> {
-        let question = |limit: &Limit| Question {
-            position: limit.position,
-            key: limit.hash(&mut key_of),
-            quota: limit.quota(circuit),
-            before: None,
-            answer: Err(Duration::ZERO),
-        };
-        self.limits.iter().map(question).collect()
+    fn questions<'r>(&self, mut key_of: impl FnMut(&Key) -> Option<&'r [u8]>, circuit: CircuitView) -> Each<Question> {
+        let mut questions = Each::with_capacity(self.limits.len());
+        for limit in &self.limits {
+            let percent = percent(&limit.written.on_breaker_open, circuit);
+            questions.push(Question { key: limit.hash(&mut key_of), percent, ..Question::default() });
+        }
+        questions
     }
 
     /// `"shop.1";r=9;t=1, "shop.2";r=0;t=4`
-    fn field(&self, left: impl Iterator<Item = Left>) -> HeaderValue {
-        let mut text = SmallVec::<[u8; 192]>::new();
-        for (limit, left) in self.limits.iter().zip(left) {
-            if !text.is_empty() {
-                text.extend_from_slice(b", ");
-            }
-            text.push(b'"');
-            text.extend_from_slice(limit.name.as_bytes());
-            text.extend_from_slice(b"\";r=");
-            decimal(&mut text, left.remaining.into());
-            text.extend_from_slice(b";t=");
-            decimal(&mut text, left.seconds);
+    fn field(&self, asked: &[Question], now: u64) -> HeaderValue {
+        let (mut short, mut long) = ([0; 256], Vec::new());
+        let text: &mut [u8] = if self.longest <= short.len() {
+            &mut short
+        } else {
+            long.resize(self.longest, 0);
+            &mut long
+        };
+        // From the back: numbers end where the next thing begins, and need not be measured first.
+        let mut start = text.len();
+        for (limit, question) in self.limits.iter().zip(asked).rev() {
+            start = text::decimal(text, start, question.seconds(limit, now));
+            start = text::put(text, start, b";t=");
+            start = text::decimal(text, start, question.remaining.into());
+            start = text::put(text, start, limit.label.as_bytes());
         }
-        HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""))
+        HeaderValue::from_bytes(&text[start..]).unwrap_or(HeaderValue::from_static(""))
     }
 }
 
@@ -309,13 +361,19 @@ impl Drop for RateLimits {
 }
 
 impl Limit {
-    fn new(name: String, written: &RateLimit, position: usize, seed: RandomState) -> Self {
-        let RateLimit { requests, per, burst, key, .. } = written;
+    fn new(policy: &str, at: usize, written: &RateLimit, position: usize, seed: RandomState) -> Self {
+        let name = format!("{policy}.{}", at + 1);
+        let RateLimit { requests, per, burst, .. } = written;
+        let key = Key::from(&written.key);
+        let quota = gate::quota(written, 100);
         Self {
-            summary: format!("{name} ({requests} per {per:?}, burst {burst}, key {})", key_text(key)),
+            summary: format!("{name} ({requests} per {per:?}, burst {burst}, key {key})"),
+            label: format!("{}\"{name}\";r=", if at == 0 { "" } else { ", " }),
             name: name.into(),
-            quota: gate::quota(written, 100),
+            longest: gate::longest(quota),
+            quota,
             written: written.clone(),
+            key,
             position,
             seed,
         }
@@ -330,83 +388,69 @@ impl Limit {
     }
 
     /// The seed keeps clients from finding keys that share a budget with somebody else's.
-    fn hash<'r>(&self, key_of: impl FnOnce(&RateKey) -> Option<&'r [u8]>) -> u64 {
-        match &self.written.key {
-            RateKey::Global => 1,
+    fn hash<'r>(&self, key_of: impl FnOnce(&Key) -> Option<&'r [u8]>) -> u64 {
+        match &self.key {
+            Key::Global => 1,
             // 0 is what places are filled with that were never used.
             key => self.seed.hash_one(key_of(key)).max(1),
         }
     }
 
-    fn quota(&self, circuit: CircuitView) -> Quota {
-        match percent(&self.written.on_breaker_open, circuit) {
-            100 => self.quota,
-            percent => gate::quota(&self.written, percent),
-        }
+    fn quota(&self, percent: u32) -> Quota {
+        if percent == 100 { self.quota } else { gate::quota(&self.written, percent) }
     }
 }
 
-/// A key as people write it: `global`, `header x-user`.
-pub fn key_text(key: &RateKey) -> String {
-    match key {
-        RateKey::Global => "global".into(),
-        RateKey::Header(name) => format!("header {name}"),
-        RateKey::Cookie(name) => format!("cookie {name}"),
-        RateKey::SourceIp => "sourceIP".into(),
-        RateKey::Identity => "identity".into(),
-        RateKey::Path => "path".into(),
-    }
-}
-
-/// One limit is asked about one request.
-#[derive(Debug)]
+/// One limit is asked about one request. Times are in nanoseconds of the ledger.
+#[derive(Debug, Clone, Copy, Default)]
 struct Question {
-    position: usize,
     key: u64,
-    quota: Quota,
-    /// TAT before the request.
-    before: Option<u64>,
-    /// Or how long it has to wait.
-    answer: Result<gate::Pass, Duration>,
-}
-
-/// What is left of a budget.
-#[derive(Debug, Clone, Copy)]
-struct Left {
+    /// Share of the limit that is in force.
+    percent: u32,
     /// Requests that would be admitted at once.
     remaining: u32,
-    /// Until there is another one if there is none, otherwise until the budget is full. Rounded up.
-    seconds: u64,
+    /// How long the request has to wait; 0: it is admitted.
+    wait: u64,
+    /// TAT of the key. 0 has passed, as if there were none.
+    tat: u64,
+    /// TAT of the key if the request is charged to it.
+    charged: u64,
 }
 
 impl Question {
-    fn ask(&mut self, store: &mut Store, now: u64) {
-        self.before = store.get(self.key);
-        // Under a larger quota than the one that it was charged under, a budget can be worse than empty: an hour's wait
-        // must not go on when the limit has become a thousand a second.
-        let worst = gate::empty(self.quota, now);
-        if self.before.is_some_and(|tat| tat > worst) {
-            self.before = Some(worst);
-            store.set(self.key, worst, now);
+    fn ask(&mut self, limit: &Limit, store: &mut Store, now: u64) {
+        let quota = limit.quota(self.percent);
+        let longest = if self.percent == 100 { limit.longest } else { limit.longest.max(gate::longest(quota)) };
+        self.tat = store.get(self.key).unwrap_or_default();
+        // Charged under a smaller quota than that of today, a budget can be worse than empty: an hour's wait must not go
+        // on when the limit has become a thousand a second. What the circuit takes away does not count as smaller, or
+        // each change of it would hand out a bit of budget.
+        if self.tat > now.saturating_add(longest) {
+            self.tat = now.saturating_add(longest);
+            store.set(self.key, self.tat, now);
         }
-        self.answer = gate::ask(self.quota, self.before, now);
+        match gate::ask(quota, self.tat, now) {
+            Ok(pass) => (self.charged, self.remaining) = (pass.tat, pass.remaining + 1),
+            Err(wait) => self.wait = wait.max(1),
+        }
     }
 
-    fn left(&self, charged: bool, now: u64) -> Left {
-        let (tat, remaining) = match self.answer {
-            Ok(pass) if charged => (pass.tat, pass.remaining),
-            Ok(pass) => (self.before.unwrap_or(now), pass.remaining + 1),
-            Err(wait) => return Left { remaining: 0, seconds: seconds(wait) },
+    /// The request is admitted by all.
+    const fn charge(&mut self) {
+        self.tat = self.charged;
+        self.remaining -= 1;
+    }
+
+    /// Until there is another request left if there is none, otherwise until the budget is full. Rounded up: who comes
+    /// then is admitted.
+    fn seconds(&self, limit: &Limit, now: u64) -> u64 {
+        let nanos = match self {
+            Self { wait: 1.., .. } => self.wait,
+            Self { remaining: 0, .. } => gate::ask(limit.quota(self.percent), self.tat, now).err().unwrap_or_default(),
+            _ => self.tat.saturating_sub(now),
         };
-        let full = Duration::from_nanos(tat.saturating_sub(now));
-        let wait = if remaining > 0 { full } else { gate::ask(self.quota, Some(tat), now).err().unwrap_or(full) };
-        Left { remaining, seconds: seconds(wait) }
+        nanos.div_ceil(1_000_000_000)
     }
-}
-
-/// Rounded up: who comes then is admitted.
-const fn seconds(duration: Duration) -> u64 {
-    duration.as_secs() + if duration.subsec_nanos() > 0 { 1 } else { 0 }
 }
 
 impl Ledger {
@@ -456,21 +500,6 @@ impl Standing {
         headers.append(POLICY.clone(), self.policy);
         headers.append(STANDING.clone(), self.left);
     }
-}
-
-/// Writes a number: `write!` costs several times as much.
-fn decimal(text: &mut SmallVec<[u8; 192]>, mut number: u64) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    text.extend_from_slice(&digits[at..]);
 }
 
 #[cfg(test)]

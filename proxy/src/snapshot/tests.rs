@@ -7,7 +7,10 @@ use proptest::{prelude::*, sample::select};
 use weft_model::{Options, load_str};
 
 use super::{fixture::*, *};
-use crate::route::{Found, View};
+use crate::{
+    resilience::limiter::CircuitView,
+    route::{Found, View},
+};
 
 const S: Duration = Duration::from_secs(1);
 
@@ -290,6 +293,36 @@ fn services_that_do_not_exist_are_noticed_per_request() {
     assert_eq!((&*missing.service, &*missing.slot.service, &*missing.slot.route), ("nobody", "nobody", "r"));
     assert_eq!(missing.deadlines.request, Some(15 * S));
     assert!(snapshot.rules.iter().all(|rule| rule.mirrors.is_empty()));
+}
+
+#[test]
+fn a_budget_belongs_to_its_target_and_survives_the_snapshot() {
+    let policy = |name: &str, target: &str, limits: &str| {
+        ours("TrafficPolicy", name, &format!("targetRefs: [{{{target}}}], rateLimit: [{limits}]"))
+    };
+    let of_service = |limits: &str| policy("s", "kind: Service, group: weft.dev, name: app", limits);
+    let of_route = policy("r", "kind: HTTPRoute, name: own", "{requests: 5, per: 1h}");
+    let with = |policies: &[String]| {
+        let routes = ["one", "two", "own"].map(|name| one_rule(name, &to("app")));
+        [edge(), service("app", TWO), routes.concat(), policies.concat()].concat()
+    };
+    let limits = |snapshot: &Snapshot, route: &str| target(snapshot, route).limits.clone();
+    let charge = |limits: &RateLimits| limits.admit(|_| None, CircuitView::Steady, Instant::now()).is_ok();
+
+    let node = Node::new();
+    let first = node.next(&with(&[of_service("{requests: 2, per: 1h}"), of_route.clone()]), &Snapshot::empty());
+    let (one, two) = (limits(&first, "one").unwrap(), limits(&first, "two").unwrap());
+    assert!(Arc::ptr_eq(&one, &two));
+    let own = limits(&first, "own").unwrap();
+    assert!(charge(&one) && charge(&two) && !charge(&one) && charge(&own));
+    let targets: Vec<String> = first.limits.keys().map(ToString::to_string).collect();
+    assert_eq!(targets.len(), 2, "{targets:?}");
+
+    let second = node.next(&with(&[of_service("{requests: 3, burst: 2, per: 1h}"), of_route]), &first);
+    assert!(!charge(&limits(&second, "two").unwrap()));
+    assert_eq!((0..9).filter(|_| charge(&limits(&second, "own").unwrap())).count(), 4);
+    let third = node.next(&with(&[of_service("")]), &second);
+    assert!(limits(&third, "one").is_none() && limits(&third, "own").is_none() && third.limits.is_empty());
 }
 
 #[test]

@@ -34,7 +34,8 @@ pub enum CircuitView {
 pub fn percent(policy: &OnBreakerOpen, circuit: CircuitView) -> u32 {
     let open = policy.factor * 100.0;
     let percent = match circuit {
-        CircuitView::Steady => 100.0,
+        // Without floating point: this is nearly always the case.
+        CircuitView::Steady => return 100,
         CircuitView::Open => open,
         CircuitView::Recovering(since) => open + policy.recover_percent_per_minute * since.as_secs_f64() / 60.0,
     };
@@ -59,9 +60,9 @@ pub fn quota(limit: &RateLimit, percent: u32) -> Quota {
     quota.allow_burst(burst)
 }
 
-/// The largest TAT that a key can have: that of an empty budget.
-pub fn empty(quota: Quota, now: u64) -> u64 {
-    now.saturating_add(nanos(quota.burst_size_replenished_in()))
+/// Nanoseconds in which an empty budget fills up.
+pub fn longest(quota: Quota) -> u64 {
+    nanos(quota.burst_size_replenished_in())
 }
 
 /// A request that would be admitted.
@@ -73,20 +74,22 @@ pub struct Pass {
     pub remaining: u32,
 }
 
-/// Asks whether a request may pass. `tat` is what the key has, `now` is the time, both in nanoseconds of one clock.
+/// Asks whether a request may pass. `tat` is what the key has, `now` is the time, both in nanoseconds of one clock. A
+/// key that has no TAT is as good as one whose TAT is 0.
 ///
 /// # Errors
-/// How long it has to wait.
-pub fn ask(quota: Quota, tat: Option<u64>, now: u64) -> Result<Pass, Duration> {
+/// How long it has to wait, in nanoseconds.
+pub fn ask(quota: Quota, tat: u64, now: u64) -> Result<Pass, u64> {
+    let register = Register(Cell::new(tat));
     // governor takes the time of its making for its start. It is always 0, so that TATs mean the same to all quotas.
-    let limiter = RateLimiter::<_, _, _, StateInformationMiddleware>::new(quota, Register::new(tat), Time::new(0));
-    limiter.clock().set(now);
+    let limiter = RateLimiter::<_, _, _, StateInformationMiddleware>::new(quota, register, Time(Cell::new(0)));
+    limiter.clock().0.set(now);
     match limiter.check() {
         Ok(state) => {
             let remaining = state.remaining_burst_capacity();
-            Ok(Pass { tat: limiter.into_state_store().tat(), remaining })
+            Ok(Pass { tat: limiter.into_state_store().0.get(), remaining })
         }
-        Err(not_until) => Err(not_until.wait_time_from(Nanos::new(now))),
+        Err(not_until) => Err(nanos(not_until.wait_time_from(Nanos::new(now)))),
     }
 }
 
@@ -95,17 +98,7 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 /// Holds the TAT of the one key that is asked about.
-struct Register(Cell<Option<u64>>);
-
-impl Register {
-    const fn new(tat: Option<u64>) -> Self {
-        Self(Cell::new(tat))
-    }
-
-    fn tat(&self) -> u64 {
-        self.0.get().unwrap_or_default()
-    }
-}
+struct Register(Cell<u64>);
 
 impl StateStore for Register {
     type Key = NotKeyed;
@@ -114,24 +107,14 @@ impl StateStore for Register {
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
-        let (answer, tat) = f(self.0.get().map(Nanos::new))?;
-        self.0.set(Some(tat.as_u64()));
+        let (answer, tat) = f(Some(Nanos::new(self.0.get())))?;
+        self.0.set(tat.as_u64());
         Ok(answer)
     }
 }
 
 /// The time that a question is about.
 struct Time(Cell<u64>);
-
-impl Time {
-    const fn new(now: u64) -> Self {
-        Self(Cell::new(now))
-    }
-
-    fn set(&self, now: u64) {
-        self.0.set(now);
-    }
-}
 
 impl Clock for Time {
     type Instant = Nanos;

@@ -10,6 +10,7 @@ mod fault;
 mod hedge;
 mod mirror;
 mod probes;
+mod ratelimit;
 mod reload;
 mod retry;
 mod retry_grpc;
