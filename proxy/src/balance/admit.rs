@@ -49,6 +49,10 @@ impl Upstream {
                 return Ok(Pick { endpoint: probe.endpoint().clone(), probe: Some(probe) });
             }
             self.check_circuit(now)?;
+            if self.service.circuit.take_vacancy() {
+                // Some that fail were kept in rotation because too many others did.
+                self.service.endpoints().iter().for_each(|endpoint| endpoint.guard().take_place(now));
+            }
         }
         self.balance(hash, tried, now, rng)
     }
@@ -114,3 +118,6 @@ impl Upstream {
         probe(&fresh).or_else(|| if circuit.is_open() { probe(&again) } else { None })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -239,7 +239,7 @@ impl Guard {
                 self.wait(live);
                 None
             }
-            None if outcome.failure.is_some() && self.is_kept() => self.eject_after_all(live, now),
+            None if outcome.failure.is_some() => self.eject_kept(live, now),
             None => None,
         };
         drop(guarded);
@@ -263,6 +263,17 @@ impl Guard {
         drop(guarded);
         self.log(event.as_ref());
         Some(Probe { endpoint: endpoint.clone(), slot: Some(slot) })
+    }
+
+    /// There may be room among the ejected ones: takes it if this one is Open or HalfOpen, and kept in rotation.
+    pub fn take_place(&self, now: Instant) {
+        if self.state() == State::Closed || self.ejected() {
+            return;
+        }
+        let guarded = self.lock();
+        let event = guarded.as_deref().and_then(|live| self.eject_kept(live, now));
+        drop(guarded);
+        self.log(event.as_ref());
     }
 
     /// For `/endpoints`.
@@ -340,20 +351,16 @@ impl Guard {
         event
     }
 
-    /// Whether it is Open, but too many others were ejected already.
-    fn is_kept(&self) -> bool {
-        self.standing() & (bit::OPEN | bit::EJECTED) == bit::OPEN
-    }
-
-    /// An endpoint that was kept in rotation goes on failing, and another one may have come back in the meantime.
-    #[cold]
-    fn eject_after_all(&self, live: &Live, now: Instant) -> Option<Arc<Event>> {
-        let due = live.policy.as_ref().and_then(|policy| live.breaker.due(policy))?;
-        if now >= due || !self.eject(now) {
+    /// An endpoint that was kept in rotation, because too many others were ejected, is ejected now if there is room.
+    fn eject_kept(&self, live: &Live, now: Instant) -> Option<Arc<Event>> {
+        let state = self.state();
+        if state == State::Closed || self.ejected() || !self.eject(now) {
             return None;
         }
         let (evidence, cause) = live.why.clone()?;
-        Some(self.happened(State::Open, State::Open, evidence, cause, Some(due.saturating_duration_since(now))))
+        let due = live.policy.as_ref().and_then(|policy| live.breaker.due(policy));
+        let lasts = due.filter(|_| state == State::Open).map(|due| due.saturating_duration_since(now));
+        Some(self.happened(state, state, evidence, cause, lasts))
     }
 
     /// Ejects it if the circuit has room; true if it is ejected now.
