@@ -4,6 +4,8 @@
 //! An [`Exchange`] travels with the request, then inside the response's body. Wherever it is dropped, whether the
 //! response ended, the client vanished or something panicked, the request is recorded once.
 
+mod judge;
+
 use std::{
     future::{Future, poll_fn},
     pin::Pin,
@@ -23,7 +25,6 @@ use crate::{
     endpoint::{Endpoint, Ticket},
     error::{Reason, Refusal},
     record::Record,
-    resilience::outcome::{Failure, Outcome},
     snapshot::{Deadlines, Rule, Service, Target, Upstream},
     telemetry::metrics::InFlightGuard,
     wheel::Timer,
@@ -174,44 +175,6 @@ impl Exchange {
         self.holds.endpoint.as_ref().map(Ticket::endpoint)
     }
 
-    /// Tells the endpoint of the current attempt how it ended, or that it failed after all.
-    pub fn judge(&mut self, outcome: Outcome) {
-        self.undecided = false;
-        let Some(ticket) = &mut self.holds.endpoint else { return };
-        if !ticket.endpoint().guard().enabled() {
-            return;
-        }
-        let probe = ticket.take_probe();
-        let worker = &self.conn.worker;
-        let event = ticket.endpoint().record(outcome, probe, worker.clock.now(), &mut worker.rng.borrow_mut());
-        if let Some(event) = event {
-            self.record.breaker(event);
-        }
-    }
-
-    /// The head of the current attempt's response is there, and the response fit for the client. That is the verdict,
-    /// unless it is gRPC, whose status comes with the trailers.
-    pub fn judge_head(&mut self, status: u16) {
-        let failure = match (self.record.is_grpc(), self.record.attempt_grpc_status()) {
-            (true, Some(status)) => Failure::of_grpc(status),
-            (true, None) if status == 200 => return,
-            _ => Failure::of_status(status),
-        };
-        self.verdict(failure);
-    }
-
-    /// The current attempt came to nothing, for this reason.
-    pub fn judge_failure(&mut self, reason: Reason) {
-        if let Some(failure) = Failure::of_reason(reason) {
-            self.verdict(Some(failure));
-        }
-    }
-
-    fn verdict(&mut self, failure: Option<Failure>) {
-        let took = self.record.took(self.conn.worker.clock.now());
-        self.judge(Outcome { failure, took });
-    }
-
     /// The backend, in a form that outlives borrows of the exchange.
     pub fn target(&self) -> Option<Chosen> {
         let (snapshot, rule) = self.snapshot.as_ref()?;
@@ -283,30 +246,21 @@ impl Exchange {
         self.moved = true;
         self.conn.touch();
         if self.undecided {
-            // The first message.
-            self.verdict(None);
+            self.judge_message();
         }
     }
 
     /// The response's body has ended; what follows from its trailers has been said before.
     pub fn ended(&mut self) {
         if self.undecided {
-            // Neither a message nor a status: gRPC clients take that for UNKNOWN.
-            self.verdict(Some(Failure::Grpc(2)));
+            self.judge_silence();
         }
     }
 
     /// The response's trailers.
     pub fn trailers(&mut self, trailers: &HeaderMap) {
         self.record.grpc_status(trailers);
-        if !self.record.is_grpc() {
-            return;
-        }
-        let failure = self.record.attempt_grpc_status().and_then(Failure::of_grpc);
-        // Also after a message, which had been taken for a success.
-        if failure.is_some() || self.undecided {
-            self.verdict(failure);
-        }
+        self.judge_trailers();
     }
 
     /// The response could not be completed.

@@ -3,6 +3,7 @@
 //! Live state (requests in flight, latency, health) belongs to the endpoints and services in it, which a new snapshot
 //! takes over from the one before.
 
+mod breakers;
 pub mod compile;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -68,20 +69,6 @@ impl Snapshot {
             rules: Vec::new(),
             services: HashMap::new(),
             upstreams: HashMap::new(),
-        }
-    }
-
-    /// Puts the breakers' policies in force. Not part of compiling, because what was compiled may still be refused.
-    /// Endpoints that are gone are to be marked as removed before: they would count among the others.
-    pub fn enforce(&self, now: Instant) {
-        for service in self.services.values() {
-            let breaker = service.breaker.as_ref();
-            for endpoint in service.endpoints() {
-                // One of weight 0 gets no request that could find out whether it works.
-                endpoint.guard().configure(breaker.filter(|_| endpoint.weight() > 0), now);
-            }
-            let percent = breaker.map_or(0.0, |breaker| breaker.max_ejection_percent);
-            service.circuit.configure(percent, service.endpoints(), now);
         }
     }
 

@@ -1,6 +1,8 @@
 //! Whether an endpoint may be picked: its health, its breaker, its ejection. Written under a lock by the few who change
 //! something, read by every pick as one word.
 
+mod standing;
+
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -12,25 +14,13 @@ use std::{
 use fastrand::Rng;
 use weft_model::policy::CircuitBreaker;
 
+use self::standing::{bit, counts, state, usable};
 use super::{
     breaker::{Breaker, Cause, Slot, State, Transition},
-    circuit::{Circuit, Counts, Event},
+    circuit::{Circuit, Event},
     outcome::Outcome,
 };
 use crate::endpoint::{self, Endpoint, Health};
-
-/// Bits of [`Guard::standing`].
-mod bit {
-    pub const HEALTHY: u32 = 1;
-    pub const UNHEALTHY: u32 = 1 << 1;
-    pub const EJECTED: u32 = 1 << 2;
-    pub const OPEN: u32 = 1 << 3;
-    pub const HALF_OPEN: u32 = 1 << 4;
-    /// It has a breaker.
-    pub const ENABLED: u32 = 1 << 5;
-    /// It left the configuration, and no longer counts.
-    pub const REMOVED: u32 = 1 << 6;
-}
 
 /// The standing of one endpoint.
 #[derive(Debug)]
@@ -38,7 +28,7 @@ pub struct Guard {
     id: u64,
     label: Arc<str>,
     circuit: Arc<Circuit>,
-    /// [`bit`]
+    /// See [`standing`].
     standing: AtomicU32,
     epoch: Instant,
     /// Nanoseconds after `epoch` at which it last became usable: start of its slow start.
@@ -427,30 +417,5 @@ impl Guard {
 
     fn lock(&self) -> MutexGuard<'_, Option<Box<Live>>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-const fn usable(word: u32) -> bool {
-    word & (bit::UNHEALTHY | bit::EJECTED) == 0
-}
-
-const fn state(word: u32) -> State {
-    if word & bit::OPEN != 0 {
-        State::Open
-    } else if word & bit::HALF_OPEN != 0 {
-        State::HalfOpen
-    } else {
-        State::Closed
-    }
-}
-
-fn counts(word: u32) -> Counts {
-    if word & (bit::ENABLED | bit::REMOVED) != bit::ENABLED {
-        return Counts::default();
-    }
-    Counts {
-        guarded: 1,
-        open: u32::from(word & (bit::OPEN | bit::HALF_OPEN) != 0),
-        ejected: u32::from(word & bit::EJECTED != 0),
     }
 }

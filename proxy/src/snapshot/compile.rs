@@ -17,7 +17,7 @@ use weft_model::{
 
 use super::{
     Deadlines, Mirror, Port, PortId, PortKind, Rewrite, Rule, Service, Snapshot, Target, TcpTarget, Upstream,
-    UpstreamId,
+    UpstreamId, breakers,
 };
 use crate::{
     balance::{Balancer, EndpointSet},
@@ -75,7 +75,7 @@ pub fn compile(input: &Input<'_>, previous: &Snapshot) -> Result<Snapshot, Compi
     let mut compiler = Compiler {
         input,
         previous,
-        breakers: breakers_of_routes(&input.config),
+        breakers: breakers::of_routes(&input.config),
         services: HashMap::new(),
         upstreams: HashMap::new(),
         rules: Vec::new(),
@@ -369,23 +369,6 @@ fn deadlines(rule: Option<&HttpRule>, policy: &Policy) -> Deadlines {
         attempt: attempt.and_then(on),
         idle: on(policy.timeouts.idle),
     }
-}
-
-/// A breaker belongs to an endpoint, which all routes share. Where the service itself has no policy for it, that of the
-/// first route (by key) counts whose own policy has one.
-fn breakers_of_routes(config: &Config) -> HashMap<(Key, u16), Arc<CircuitBreaker>> {
-    let mut breakers = HashMap::new();
-    let mut routes: Vec<&HttpRoute> =
-        config.http_routes.iter().filter(|route| config.has_route_policy(route.kind, &route.key)).collect();
-    routes.sort_by_key(|route| (&route.key, route.kind == RouteKind::Grpc));
-    for route in routes {
-        let policy = config.policy_for(None, Some((route.kind, &route.key)));
-        let Some(breaker) = policy.circuit_breaker.map(Arc::new) else { continue };
-        for backend in route.rules.iter().flat_map(|rule| &rule.backends) {
-            breakers.entry((backend.service.clone(), backend.port)).or_insert_with(|| breaker.clone());
-        }
-    }
-    breakers
 }
 
 fn backend_tls<'c>(config: &'c Config, service: &Key, port: &ServicePort) -> Option<&'c BackendTls> {
