@@ -3,14 +3,7 @@
 //! The steps are plain functions around one `async fn`, and not a stack of tower services: the code stands in the order
 //! in which things happen, and what a route does not use is a branch not taken. tower stays the place where users extend.
 
-use std::{
-    convert::Infallible,
-    future::Future,
-    pin::pin,
-    rc::Rc,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{convert::Infallible, future::Future, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri::PathAndQuery};
 use hyper::body::Incoming;
@@ -34,7 +27,7 @@ use crate::{
         interim,
         obtain::Patience,
         pool::Lease,
-        send::{self, Keep, SendError},
+        send::{self, Keep, SendError, Slot},
     },
 };
 
@@ -78,16 +71,13 @@ pub fn handle(
 
 /// A request that is ready to be sent.
 struct Prepared {
-    /// Taken out while it is being sent.
-    request: Option<Request<RequestBody>>,
+    request: Slot,
     /// The client's side of a tunnel, if it asked for one.
     client: Option<Client>,
     /// For RingHash and Maglev.
     hash: u64,
     /// The client has said how long it will wait.
     deadline: bool,
-    /// Its method allows to send it again, should that be asked for.
-    repeatable: bool,
     /// When a second endpoint is asked, and how many more at most.
     hedge: Option<(Duration, u32)>,
     /// Fault injection: first the wait, then the refusal.
@@ -183,11 +173,10 @@ fn prepare(
         conn.interim.get_or_init(Arc::default).listen(&mut request);
     }
     Ok(Prepared {
-        request: Some(request),
+        request: Slot::new(request, if repeatable.is_some() { Keep::ForRetry } else { Keep::ForReuse }),
         client,
         hash,
         deadline: deadline.is_some(),
-        repeatable: repeatable.is_some(),
         hedge: if hedgeable { upstream.hedge(exchange.start) } else { None },
         fault,
     })
@@ -208,7 +197,7 @@ async fn forward(exchange: &mut Exchange, prepared: &mut Prepared) -> Result<Ans
         worker.clock.read();
         abort.map_or(Ok(()), Err)?;
     }
-    let mut retries = Retries::new(target, upstream, prepared.hash, prepared.repeatable, worker.clock.now());
+    let mut retries = Retries::new(target, upstream, prepared.hash, prepared.request.keep(), worker.clock.now());
     // What a retry goes back to when no endpoint is left for it.
     let mut before: Option<Box<Result<Answered, Refusal>>> = None;
     loop {
@@ -224,23 +213,22 @@ async fn forward(exchange: &mut Exchange, prepared: &mut Prepared) -> Result<Ans
             retry::drain(worker, response, lease);
         }
         retries.tries(pick.endpoint.id);
-        deadline(exchange, prepared, now)?;
+        deadline(exchange, prepared)?;
         let answered = match prepared.hedge {
             Some((after, extra)) => {
                 let slot = &mut prepared.request;
                 Box::pin(hedge::attempt(exchange, &mut retries, pick, slot, after, extra)).await
             }
-            None => attempt(exchange, &mut prepared.request, upstream, pick, retries.keep()).await,
+            None => attempt(exchange, &mut prepared.request, upstream, pick).await,
         };
         let (wait, ended) = match answered {
             Ok((mut response, lease)) => {
-                let request = prepared.request.as_ref();
-                match retries.after_answer(&mut response, request, exchange).await {
+                match retries.after_answer(&mut response, &mut prepared.request, exchange).await {
                     Some(wait) => (wait, Ok((response, lease))),
                     None => break done(Ok((response, lease)), prepared, exchange, target),
                 }
             }
-            Err(error) => match retries.after_failure(error, prepared.request.as_ref(), exchange) {
+            Err(error) => match retries.after_failure(error, &mut prepared.request, exchange) {
                 (Some(wait), refusal) => (wait, Err(refusal)),
                 (None, refusal) => return Err(refusal.into()),
             },
@@ -256,19 +244,18 @@ async fn forward(exchange: &mut Exchange, prepared: &mut Prepared) -> Result<Ans
 /// Sends the request to one endpoint, under the time-outs in force.
 async fn attempt(
     exchange: &mut Exchange,
-    request: &mut Option<Request<RequestBody>>,
+    request: &mut Slot,
     upstream: &Upstream,
     pick: Pick,
-    keep: Keep,
 ) -> Result<Answered, SendError> {
     let conn = exchange.conn.clone();
     let worker = &conn.worker;
     let endpoint = pick.endpoint.clone();
-    let headers = request.as_mut().map(Request::headers_mut);
+    let headers = request.request().map(Request::headers_mut);
     let live = exchange.begin_attempt(pick.into(), upstream.tls.is_some(), headers);
     let progress = exchange.progress.clone();
     let answer = {
-        let sending = send::send(worker, upstream, &endpoint, request, keep, progress.as_ref(), Patience::Wait);
+        let sending = send::send(worker, upstream, &endpoint, request, progress.as_ref(), Patience::Wait);
         let sending = pin!(sending);
         let relayed = pin!(interim::relay(&conn, sending));
         exchange.within(relayed).await
@@ -277,17 +264,17 @@ async fn attempt(
 }
 
 /// Refuses what nobody waits for any more, and tells the upstream how long the client will.
-fn deadline(exchange: &Exchange, prepared: &mut Prepared, now: Instant) -> Result<(), Refusal> {
+fn deadline(exchange: &Exchange, prepared: &mut Prepared) -> Result<(), Refusal> {
     if !prepared.deadline {
         return Ok(());
     }
     let Some(deadline) = exchange.deadline() else { return Ok(()) };
-    let left = deadline.saturating_duration_since(now);
+    let left = deadline.saturating_duration_since(exchange.conn.worker.clock.read());
     if left.is_zero() {
         let detail = "the client's own deadline was over before an endpoint was asked";
         return Err(Refusal::new(Reason::DeadlineExceeded, detail));
     }
-    if let Some(request) = &mut prepared.request {
+    if let Some(request) = prepared.request.request() {
         headers::forward_deadline(request.headers_mut(), left);
     }
     Ok(())

@@ -44,11 +44,10 @@ impl Upstream {
     /// When the circuit is open or no endpoint may be used.
     #[inline]
     pub fn pick(&self, hash: u64, tried: &[u64], now: Instant, rng: &mut Rng) -> Result<Pick, Unpicked> {
-        if !self.service.circuit.quiet() {
-            if let Some(probe) = self.due_probe(tried, now) {
-                return Ok(Pick { endpoint: probe.endpoint().clone(), probe: Some(probe) });
-            }
-            self.check_circuit(now)?;
+        if !self.service.circuit.quiet()
+            && let Some(probe) = self.admit(tried, now)?
+        {
+            return Ok(Pick { endpoint: probe.endpoint().clone(), probe: Some(probe) });
         }
         self.balance(hash, tried, now, rng)
     }
@@ -88,6 +87,20 @@ impl Upstream {
         Ok(Pick { endpoint: endpoint.clone(), probe: None })
     }
 
+    /// While some breaker is not Closed: the request becomes a probe, is refused, or goes to the balancer.
+    #[cold]
+    fn admit(&self, tried: &[u64], now: Instant) -> Result<Option<Probe>, Unpicked> {
+        let probe = self.due_probe(tried, now);
+        if probe.is_none() {
+            self.check_circuit(now)?;
+            if self.service.circuit.take_vacancy() {
+                // Some that fail were kept in rotation because too many others did.
+                self.service.endpoints().iter().for_each(|endpoint| endpoint.guard().take_place(now));
+            }
+        }
+        Ok(probe)
+    }
+
     fn check_circuit(&self, now: Instant) -> Result<(), Unpicked> {
         let circuit = &self.service.circuit;
         if !circuit.is_open() {
@@ -99,7 +112,6 @@ impl Upstream {
 
     /// A probe to the endpoint that has been due for the longest time. One that this request has tried comes into
     /// question only when nobody else could take the request.
-    #[cold]
     fn due_probe(&self, tried: &[u64], now: Instant) -> Option<Probe> {
         let circuit = &self.service.circuit;
         if !circuit.is_due(now) {
@@ -114,3 +126,6 @@ impl Upstream {
         probe(&fresh).or_else(|| if circuit.is_open() { probe(&again) } else { None })
     }
 }
+
+#[cfg(test)]
+mod tests;

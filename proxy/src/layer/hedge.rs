@@ -24,7 +24,7 @@ use crate::{
     upstream::{
         obtain::Patience,
         pool::Lease,
-        send::{self, Keep, SendError},
+        send::{self, Keep, SendError, Slot},
     },
     worker::Worker,
 };
@@ -60,9 +60,10 @@ impl<'u> Race<'u> {
         let live = exchange.begin_attempt(pick.into(), tls, Some(request.headers_mut()));
         let (worker, upstream) = (self.worker, self.upstream);
         let attempt = Box::pin(async move {
-            let mut slot = Some(request);
-            let answer = send::send(worker, upstream, &endpoint, &mut slot, Keep::ForRetry, None, Patience::Wait).await;
-            (answer, slot)
+            let mut slot = Slot::new(request, Keep::ForRetry);
+            let answer = send::send(worker, upstream, &endpoint, &mut slot, None, Patience::Wait).await;
+            slot.request();
+            (answer, slot.take())
         });
         self.running.push(Running { live, attempt });
     }
@@ -90,7 +91,7 @@ pub async fn attempt(
     exchange: &mut Exchange,
     retries: &mut Retries<'_>,
     first: Pick,
-    slot: &mut Option<Request<RequestBody>>,
+    slot: &mut Slot,
     after: Duration,
     mut extra: u32,
 ) -> Answer {
@@ -113,7 +114,7 @@ pub async fn attempt(
                 for Running { live, .. } in race.running {
                     exchange.attempt_failed(upstream, live, &over, now);
                 }
-                *slot = spare;
+                slot.put(spare);
                 return fallback.ok_or(over);
             }
             Ok(Event::Due) => {
@@ -137,7 +138,7 @@ pub async fn attempt(
                 for Running { live, .. } in race.running {
                     exchange.attempt_cancelled(live, now);
                 }
-                *slot = spare;
+                slot.put(spare);
                 return match answer {
                     Ok(answer) => {
                         if let Some((response, lease)) = fallback {

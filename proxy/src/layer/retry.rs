@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, header};
+use http::{Response, header};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -19,7 +19,6 @@ use smallvec::SmallVec;
 
 use crate::{
     balance::Pick,
-    body::RequestBody,
     error::{Reason, Refusal},
     exchange::Exchange,
     resilience::{
@@ -30,7 +29,7 @@ use crate::{
     telemetry::metrics::RetryOutcome,
     upstream::{
         pool::Lease,
-        send::{Keep, SendError},
+        send::{Keep, SendError, Slot},
     },
     worker::Worker,
 };
@@ -53,8 +52,6 @@ pub struct Retries<'t> {
     upstream: &'t Upstream,
     hash: u64,
     state: RetryState,
-    /// The method may be repeated.
-    method: bool,
     /// Endpoints that this request has been sent to.
     tried: SmallVec<[u64; PICKS]>,
     /// The budget, or the limit of retries in flight, did not allow another one.
@@ -62,14 +59,14 @@ pub struct Retries<'t> {
 }
 
 impl<'t> Retries<'t> {
-    /// Before the first attempt. `method` is what [`RetryPlan::allows_method`] said.
-    pub fn new(target: &'t Target, upstream: &'t Upstream, hash: u64, method: bool, now: Instant) -> Self {
+    /// Before the first attempt. `keep` says whether its method may be repeated.
+    pub fn new(target: &'t Target, upstream: &'t Upstream, hash: u64, keep: Keep, now: Instant) -> Self {
         let plan = target.retry.as_deref();
         if plan.is_some() || upstream.policy.hedge.is_some() {
             upstream.service.budget.deposit(now);
         }
-        let state = RetryState::new(method);
-        Self { plan, target, upstream, hash, state, method, tried: SmallVec::new(), exhausted: false }
+        let state = RetryState::new(keep == Keep::ForRetry);
+        Self { plan, target, upstream, hash, state, tried: SmallVec::new(), exhausted: false }
     }
 
     /// Where attempts go.
@@ -86,11 +83,6 @@ impl<'t> Retries<'t> {
         }
         self.tries(pick.endpoint.id);
         Some(pick)
-    }
-
-    /// Whether a copy of the request is needed until it has been answered.
-    pub fn keep(&self) -> Keep {
-        if self.plan.is_some() && self.method { Keep::ForRetry } else { Keep::ForReuse }
     }
 
     /// The endpoints that the next attempt avoids if it can.
@@ -113,7 +105,7 @@ impl<'t> Retries<'t> {
     pub async fn after_answer(
         &mut self,
         response: &mut Response<Incoming>,
-        request: Option<&Request<RequestBody>>,
+        request: &mut Slot,
         exchange: &mut Exchange,
     ) -> Option<Duration> {
         let plan = self.plan?;
@@ -134,7 +126,7 @@ impl<'t> Retries<'t> {
             status: Some(status),
             grpc,
             sent: exchange.is_sent(),
-            repeatable: request.is_some_and(|request| request.body().is_whole()),
+            repeatable: request.is_whole(),
             retry_after: wanted.and_then(|value| retry_after(value, SystemTime::now())),
             ..Failed::default()
         };
@@ -146,16 +138,16 @@ impl<'t> Retries<'t> {
     pub fn after_failure(
         &mut self,
         error: SendError,
-        request: Option<&Request<RequestBody>>,
+        request: &mut Slot,
         exchange: &mut Exchange,
     ) -> (Option<Duration>, Refusal) {
         // What Weft refused itself, and what the client did wrong, ends here.
         if Failure::of_reason(error.refusal.reason).is_none() {
             return (None, error.refusal);
         }
-        let whole = request.is_some_and(|request| request.body().is_whole());
+        let whole = request.is_whole();
         // What came back unsent has its body with it.
-        let repeatable = whole || (error.unprocessed && request.is_some());
+        let repeatable = whole || (error.unprocessed && request.request().is_some());
         if repeatable && error.unprocessed && self.tried.len() < PICKS && self.another_answers() {
             return (Some(Duration::ZERO), error.refusal);
         }

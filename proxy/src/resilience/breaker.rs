@@ -63,7 +63,7 @@ impl fmt::Display for State {
 }
 
 /// What opened a breaker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cause {
     /// `consecutiveFailures`.
     ConsecutiveFailures,
@@ -138,10 +138,11 @@ enum Phase {
         until: Instant,
     },
     HalfOpen {
-        /// Probes without a verdict, and when they went out.
+        /// Probes without a verdict, and when they went out, in this order.
         out: SmallVec<[(u32, Instant); 2]>,
         succeeded: u32,
-        since: Instant,
+        /// Since when there has been a probe to have.
+        due: Instant,
     },
 }
 
@@ -174,11 +175,12 @@ impl Breaker {
         match &self.phase {
             Phase::Closed => None,
             Phase::Open { until, .. } => Some(*until),
-            Phase::HalfOpen { out, succeeded, since } => {
-                if succeeded.saturating_add(out.len() as u32) < policy.half_open_requests {
-                    return Some(*since);
+            Phase::HalfOpen { out, succeeded, due } => {
+                // How many have to lapse; there may be more than one after a change of the policy.
+                match (*succeeded as usize + out.len()).checked_sub(needed(policy) as usize) {
+                    None => Some(*due),
+                    Some(excess) => out.get(excess).map(|(_, at)| *at + PROBE_LAPSE),
                 }
-                out.iter().map(|(_, at)| *at + PROBE_LAPSE).min()
             }
         }
     }
@@ -236,18 +238,18 @@ impl Breaker {
                 return None;
             }
             self.next.period = self.next.period.wrapping_add(1);
-            self.phase = Phase::HalfOpen { out: SmallVec::new(), succeeded: 0, since: now };
+            self.phase = Phase::HalfOpen { out: SmallVec::new(), succeeded: 0, due: until };
             transition = Some(Transition {
                 from: State::Open,
                 to: State::HalfOpen,
-                evidence: format!("open for {}: time for a probe", human(until.saturating_duration_since(since))),
+                evidence: format!("open for {}: time for a probe", human(now.saturating_duration_since(since))),
                 cause: None,
                 lasts: None,
             });
         }
         let Phase::HalfOpen { out, succeeded, .. } = &mut self.phase else { return None };
         out.retain(|(_, at)| now < *at + PROBE_LAPSE);
-        if succeeded.saturating_add(out.len() as u32) >= policy.half_open_requests.max(1) {
+        if *succeeded as usize + out.len() >= needed(policy) as usize {
             return None;
         }
         self.next.number = self.next.number.wrapping_add(1);
@@ -272,9 +274,7 @@ impl Breaker {
                 *until = (*until).min(*since + policy.max_ejection_time.mul_f64(1.0 + JITTER));
                 None
             }
-            Phase::HalfOpen { succeeded, .. } => {
-                (*succeeded > 0 && *succeeded >= policy.half_open_requests).then(|| self.close(now))
-            }
+            Phase::HalfOpen { succeeded, .. } => (*succeeded >= needed(policy)).then(|| self.close(now)),
         }
     }
 
@@ -316,7 +316,7 @@ impl Breaker {
             return Some(self.open(policy, Cause::ProbeFailed, evidence, now, rng));
         }
         *succeeded += 1;
-        (*succeeded >= policy.half_open_requests).then(|| self.close(now))
+        (*succeeded >= needed(policy)).then(|| self.close(now))
     }
 
     /// What is wrong with the endpoint, if anything is.
@@ -381,6 +381,11 @@ impl Breaker {
         self.closed_at = Some(now);
         Transition { from, to: State::Closed, evidence, cause: None, lasts: None }
     }
+}
+
+/// Probes that have to succeed.
+fn needed(policy: &CircuitBreaker) -> u32 {
+    policy.half_open_requests.max(1)
 }
 
 fn is_slow(policy: &CircuitBreaker, outcome: Outcome) -> bool {

@@ -10,7 +10,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -38,6 +38,8 @@ pub struct Circuit {
     unusable: AtomicI32,
     /// Nanoseconds after `epoch` from which on a probe may be had, [`NEVER`] if none.
     due: AtomicU64,
+    /// A place among the ejected ones may have become free.
+    vacancy: AtomicBool,
     /// Nanoseconds after `epoch`, plus one, at which the circuit was last open; 0: never.
     last_open: AtomicU64,
     inner: Mutex<Inner>,
@@ -106,6 +108,7 @@ impl Circuit {
             counts: AtomicU64::new(0),
             unusable: AtomicI32::new(0),
             due: AtomicU64::new(NEVER),
+            vacancy: AtomicBool::new(false),
             last_open: AtomicU64::new(0),
             inner: Mutex::default(),
             ejections,
@@ -204,8 +207,16 @@ impl Circuit {
             }
             endpoint.guard().keep(now);
         }
+        self.vacancy.store(true, Relaxed);
         // The number of endpoints may be another one.
         self.find_due(&inner);
+    }
+
+    /// Whether a place among the ejected ones may have become free since somebody asked. Whoever gets `true` should offer
+    /// it to the endpoints that are Open and kept in rotation.
+    #[inline]
+    pub fn take_vacancy(&self) -> bool {
+        self.vacancy.load(Relaxed) && self.vacancy.swap(false, Relaxed)
     }
 
     /// Reserves a place among the ejected ones and lets `mark` eject the endpoint; false if there is none, or if `mark`
@@ -235,6 +246,9 @@ impl Circuit {
         }
         let old = self.counts.fetch_add(change, Relaxed);
         let (was, is) = (Counts::unpack(old), Counts::unpack(old.wrapping_add(change)));
+        if after.ejected < before.ejected {
+            self.vacancy.store(true, Relaxed);
+        }
         if was.all_open() && !is.all_open() {
             self.last_open.fetch_max(self.nanos(now) + 1, Relaxed);
         }

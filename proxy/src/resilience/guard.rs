@@ -1,6 +1,8 @@
 //! Whether an endpoint may be picked: its health, its breaker, its ejection. Written under a lock by the few who change
 //! something, read by every pick as one word.
 
+mod standing;
+
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -12,25 +14,13 @@ use std::{
 use fastrand::Rng;
 use weft_model::policy::CircuitBreaker;
 
+use self::standing::{bit, counts, state, usable};
 use super::{
     breaker::{Breaker, Cause, Slot, State, Transition},
-    circuit::{Circuit, Counts, Event},
+    circuit::{Circuit, Event},
     outcome::Outcome,
 };
 use crate::endpoint::{self, Endpoint, Health};
-
-/// Bits of [`Guard::standing`].
-mod bit {
-    pub const HEALTHY: u32 = 1;
-    pub const UNHEALTHY: u32 = 1 << 1;
-    pub const EJECTED: u32 = 1 << 2;
-    pub const OPEN: u32 = 1 << 3;
-    pub const HALF_OPEN: u32 = 1 << 4;
-    /// It has a breaker.
-    pub const ENABLED: u32 = 1 << 5;
-    /// It left the configuration, and no longer counts.
-    pub const REMOVED: u32 = 1 << 6;
-}
 
 /// The standing of one endpoint.
 #[derive(Debug)]
@@ -38,7 +28,7 @@ pub struct Guard {
     id: u64,
     label: Arc<str>,
     circuit: Arc<Circuit>,
-    /// [`bit`]
+    /// See [`standing`].
     standing: AtomicU32,
     epoch: Instant,
     /// Nanoseconds after `epoch` at which it last became usable: start of its slow start.
@@ -239,7 +229,7 @@ impl Guard {
                 self.wait(live);
                 None
             }
-            None if outcome.failure.is_some() && self.is_kept() => self.eject_after_all(live, now),
+            None if outcome.failure.is_some() => self.eject_kept(live, now),
             None => None,
         };
         drop(guarded);
@@ -263,6 +253,17 @@ impl Guard {
         drop(guarded);
         self.log(event.as_ref());
         Some(Probe { endpoint: endpoint.clone(), slot: Some(slot) })
+    }
+
+    /// There may be room among the ejected ones: takes it if this one is Open or HalfOpen, and kept in rotation.
+    pub fn take_place(&self, now: Instant) {
+        if self.state() == State::Closed || self.ejected() {
+            return;
+        }
+        let guarded = self.lock();
+        let event = guarded.as_deref().and_then(|live| self.eject_kept(live, now));
+        drop(guarded);
+        self.log(event.as_ref());
     }
 
     /// For `/endpoints`.
@@ -340,20 +341,16 @@ impl Guard {
         event
     }
 
-    /// Whether it is Open, but too many others were ejected already.
-    fn is_kept(&self) -> bool {
-        self.standing() & (bit::OPEN | bit::EJECTED) == bit::OPEN
-    }
-
-    /// An endpoint that was kept in rotation goes on failing, and another one may have come back in the meantime.
-    #[cold]
-    fn eject_after_all(&self, live: &Live, now: Instant) -> Option<Arc<Event>> {
-        let due = live.policy.as_ref().and_then(|policy| live.breaker.due(policy))?;
-        if now >= due || !self.eject(now) {
+    /// An endpoint that was kept in rotation, because too many others were ejected, is ejected now if there is room.
+    fn eject_kept(&self, live: &Live, now: Instant) -> Option<Arc<Event>> {
+        let state = self.state();
+        if state == State::Closed || self.ejected() || !self.eject(now) {
             return None;
         }
         let (evidence, cause) = live.why.clone()?;
-        Some(self.happened(State::Open, State::Open, evidence, cause, Some(due.saturating_duration_since(now))))
+        let due = live.policy.as_ref().and_then(|policy| live.breaker.due(policy));
+        let lasts = due.filter(|_| state == State::Open).map(|due| due.saturating_duration_since(now));
+        Some(self.happened(state, state, evidence, cause, lasts))
     }
 
     /// Ejects it if the circuit has room; true if it is ejected now.
@@ -420,30 +417,5 @@ impl Guard {
 
     fn lock(&self) -> MutexGuard<'_, Option<Box<Live>>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-const fn usable(word: u32) -> bool {
-    word & (bit::UNHEALTHY | bit::EJECTED) == 0
-}
-
-const fn state(word: u32) -> State {
-    if word & bit::OPEN != 0 {
-        State::Open
-    } else if word & bit::HALF_OPEN != 0 {
-        State::HalfOpen
-    } else {
-        State::Closed
-    }
-}
-
-fn counts(word: u32) -> Counts {
-    if word & (bit::ENABLED | bit::REMOVED) != bit::ENABLED {
-        return Counts::default();
-    }
-    Counts {
-        guarded: 1,
-        open: u32::from(word & (bit::OPEN | bit::HALF_OPEN) != 0),
-        ejected: u32::from(word & bit::EJECTED != 0),
     }
 }

@@ -8,7 +8,11 @@ use weft_model::{Options, load_str};
 
 use super::{fixture::*, *};
 use crate::{
-    resilience::limiter::CircuitView,
+    resilience::{
+        breaker::State,
+        limiter::CircuitView,
+        outcome::{Failure, Outcome},
+    },
     route::{Found, View},
 };
 
@@ -452,4 +456,73 @@ proptest! {
             }
         }
     }
+}
+
+/// `consecutiveFailures` of the breaker in force.
+fn breaker(snapshot: &Snapshot) -> Option<u32> {
+    live(snapshot, "app").common.breaker.as_ref().map(|breaker| breaker.consecutive_failures)
+}
+
+#[test]
+fn a_breaker_is_the_services_own_or_that_of_the_first_route() {
+    let policy = |name: &str, target: &str, failures: u32| {
+        let spec = format!("targetRefs: [{{{target}}}], circuitBreaker: {{consecutiveFailures: {failures}}}");
+        ours("TrafficPolicy", name, &spec)
+    };
+    let base = [edge(), service("app", TWO), one_rule("b", &to("app")), one_rule("c", &to("app"))].concat();
+    let route = |name: &str| format!("group: gateway.networking.k8s.io, kind: HTTPRoute, name: {name}");
+    let other = ours("TrafficPolicy", "x", &format!("targetRefs: [{{{}}}], timeouts: {{request: 1s}}", route("b")));
+    let of_service = policy("s", "group: weft.dev, kind: Service, name: app", 3);
+    let table = [
+        (String::new(), None),
+        (policy("c", &route("c"), 7), Some(7)),
+        ([policy("b", &route("b"), 6), policy("c", &route("c"), 7)].concat(), Some(6)),
+        ([other, policy("c", &route("c"), 7)].concat(), Some(7)),
+        ([of_service, policy("b", &route("b"), 6)].concat(), Some(3)),
+    ];
+    for (policies, expected) in table {
+        let snapshot = snapshot(&[base.clone(), policies.clone()].concat());
+        assert_eq!(breaker(&snapshot), expected, "{policies}");
+    }
+}
+
+#[test]
+fn breakers_survive_a_configuration_and_end_with_their_policy() {
+    let node = Node::new();
+    let text = |endpoints: &str, failures: &str| {
+        let spec = format!("targetRefs: [{{group: weft.dev, kind: Service, name: app}}]{failures}");
+        [edge(), service("app", endpoints), one_rule("r", &to("app")), ours("TrafficPolicy", "p", &spec)].concat()
+    };
+    let one = ", circuitBreaker: {consecutiveFailures: 1}";
+    let now = Instant::now();
+    let fail = |endpoint: &Endpoint| {
+        let outcome = Outcome::failure(Failure::Reset, Duration::ZERO);
+        endpoint.record(outcome, None, now, &mut fastrand::Rng::with_seed(1))
+    };
+    let first = node.next(&text(TWO, one), &Snapshot::empty());
+    // Compiling alone changes nothing: the configuration may still be refused.
+    let failing = &live(&first, "app").endpoints()[0];
+    assert!(fail(failing).is_none());
+    first.enforce(now);
+    assert!(fail(failing).unwrap().ejected);
+
+    let second = node.next(&text(TWO, ", circuitBreaker: {consecutiveFailures: 9}, timeouts: {idle: 9s}"), &first);
+    second.enforce(now);
+    assert_eq!(live(&second, "app").endpoints()[0].guard().state(), State::Open);
+    assert!(fail(&live(&second, "app").endpoints()[1]).is_none(), "the new policy counts");
+
+    // One of weight 0 gets no requests, and has no breaker.
+    let weightless = "[{address: 10.0.0.1, port: 9000}, {address: 10.0.0.2, port: 9000, weight: 0}]";
+    let third = node.next(&text(weightless, one), &second);
+    third.enforce(now);
+    let app = live(&third, "app");
+    assert!(app.circuit.is_open() && !app.endpoints()[1].guard().enabled());
+
+    let fourth = node.next(&text(TWO, ""), &third);
+    fourth.enforce(now);
+    let app = live(&fourth, "app");
+    assert!(app.circuit.quiet() && app.circuit.unusable() == 0 && app.endpoints()[0].usable());
+    assert!(fail(&app.endpoints()[0]).is_none());
+    let last = app.circuit.events().pop().unwrap();
+    assert_eq!((last.to, &*last.evidence), (State::Closed, "the circuitBreaker policy is gone"));
 }

@@ -67,8 +67,71 @@ impl From<TimedOut> for SendError {
 pub enum Keep {
     /// Only where this module may need it: on a connection that its peer may just have closed.
     ForReuse,
-    /// Whatever becomes of the attempt, the caller may want to send the same request again.
+    /// Whatever becomes of the attempt, also when it is dropped, the caller may want to send the same request again.
     ForRetry,
+}
+
+/// A request on its way: taken out while it is being sent, and put back as far as it can be had.
+///
+/// Moving it from future to future would cost more than parsing it.
+#[derive(Debug)]
+pub struct Slot {
+    request: Option<Request<RequestBody>>,
+    /// While an attempt runs. Here, so that an attempt that is given up leaves it behind.
+    spare: Option<Request<RequestBody>>,
+    keep: Keep,
+}
+
+impl Slot {
+    /// A request that has not been sent.
+    pub const fn new(request: Request<RequestBody>, keep: Keep) -> Self {
+        Self { request: Some(request), spare: None, keep }
+    }
+
+    /// The request for the next attempt, if all of it can be had.
+    pub fn request(&mut self) -> Option<&mut Request<RequestBody>> {
+        if self.request.is_none() {
+            self.request = self.spare.take();
+        }
+        self.request.as_mut()
+    }
+
+    /// Whether the caller may want to send it again.
+    pub const fn keep(&self) -> Keep {
+        self.keep
+    }
+
+    /// Whether the next attempt would send what the client sent.
+    pub fn is_whole(&mut self) -> bool {
+        self.request().is_some_and(|request| request.body().is_whole())
+    }
+
+    /// The request, taken out.
+    pub fn take(&mut self) -> Option<Request<RequestBody>> {
+        self.request.take()
+    }
+
+    /// What an attempt elsewhere has left of it.
+    pub fn put(&mut self, request: Option<Request<RequestBody>>) {
+        self.request = request;
+    }
+
+    /// Takes it out for an attempt; `repeatable` says that this module may have to send it again.
+    fn send(&mut self, repeatable: bool) -> Result<Request<RequestBody>, SendError> {
+        let request = self.request.take().ok_or_else(lost)?;
+        let keeps = repeatable || self.keep == Keep::ForRetry;
+        self.spare = if keeps { again(&request) } else { None };
+        Ok(request)
+    }
+
+    /// An attempt failed: `unsent` came back from it. Otherwise the copy takes its place, if `repeatable` or the caller
+    /// wants it. Whether there is a request for another attempt.
+    fn failed(&mut self, unsent: Option<Request<RequestBody>>, repeatable: bool) -> bool {
+        let keeps = repeatable || self.keep == Keep::ForRetry;
+        let spare = self.spare.take().filter(|spare| keeps && spare.body().is_whole());
+        self.request = unsent.or(spare);
+        self.request.is_some()
+    }
 }
 
 impl SendError {
@@ -81,14 +144,13 @@ impl SendError {
 
 /// Sends `request` to `endpoint` and waits for the response's head.
 ///
-/// The request is taken out of its slot; when it could not be sent, it is put back, and with [`Keep::ForRetry`] a copy is
-/// there even after an answer. (Moving it from future to future costs more than parsing it.)
+/// When the request could not be sent it is in its slot again, and with [`Keep::ForRetry`] a copy is there even after an
+/// answer.
 pub async fn send(
     worker: &Worker,
     upstream: &Upstream,
     endpoint: &Arc<Endpoint>,
-    request: &mut Option<Request<RequestBody>>,
-    keep: Keep,
+    slot: &mut Slot,
     progress: Option<&Rc<Progress>>,
     patience: Patience,
 ) -> Result<(Response<Incoming>, Lease), SendError> {
@@ -96,10 +158,10 @@ pub async fn send(
     match upstream.protocol {
         // Boxed: the state of the rarer path must not make every request larger.
         AppProtocol::Http2 | AppProtocol::Grpc => {
-            Box::pin(http2(worker, upstream, endpoint, &pool, request, keep, progress, patience)).await
+            Box::pin(http2(worker, upstream, endpoint, &pool, slot, progress, patience)).await
         }
         AppProtocol::Http | AppProtocol::Tcp => {
-            http1(worker, upstream, endpoint, &pool, request, keep, progress, patience).await
+            http1(worker, upstream, endpoint, &pool, slot, progress, patience).await
         }
     }
 }
@@ -109,12 +171,11 @@ async fn http1(
     upstream: &Upstream,
     endpoint: &Endpoint,
     pool: &Rc<Pool>,
-    slot: &mut Option<Request<RequestBody>>,
-    keep: Keep,
+    slot: &mut Slot,
     progress: Option<&Rc<Progress>>,
     patience: Patience,
 ) -> Result<(Response<Incoming>, Lease), SendError> {
-    let idempotent = slot.as_ref().is_some_and(|request| is_idempotent(request.method()));
+    let idempotent = slot.request().is_some_and(|request| is_idempotent(request.method()));
     let mut stale = 0;
     loop {
         let pooled = if stale < STALE_TRIES { pool.checkout().await } else { None };
@@ -133,26 +194,21 @@ async fn http1(
                 continue;
             }
         }
-        let Some(request) = slot.take() else { return Err(lost()) };
-        let repeatable = reused && idempotent && request.body().is_empty();
-        let spare = if repeatable || keep == Keep::ForRetry { again(&request) } else { None };
+        let empty = slot.request().is_some_and(|request| request.body().is_empty());
+        let repeatable = reused && idempotent && empty;
+        let request = slot.send(repeatable)?;
         match conn.send.try_send_request(request).await {
             Ok(response) => {
-                if keep == Keep::ForRetry {
-                    *slot = spare;
-                }
                 let max_requests = upstream.policy.connection_pool.max_requests_per_connection;
                 let lease =
                     Lease::Http1 { pool: pool.clone(), conn: Some(conn), progress: progress.cloned(), max_requests };
                 return Ok((response, lease));
             }
             Err(mut error) => {
-                *slot = error.take_message();
-                let unsent = slot.is_some();
-                let closed = repeatable && !unsent && closed_before_answer(error.error());
-                if !unsent && (closed || keep == Keep::ForRetry) {
-                    *slot = spare;
-                }
+                let message = error.take_message();
+                let unsent = message.is_some();
+                let closed = repeatable && closed_before_answer(error.error());
+                slot.failed(message, closed);
                 if !reused || !(unsent || closed) {
                     return Err(failed(error.error(), endpoint, progress, unsent));
                 }
@@ -167,35 +223,25 @@ async fn http2(
     upstream: &Upstream,
     endpoint: &Endpoint,
     pool: &Rc<Pool>,
-    slot: &mut Option<Request<RequestBody>>,
-    keep: Keep,
+    slot: &mut Slot,
     progress: Option<&Rc<Progress>>,
     patience: Patience,
 ) -> Result<(Response<Incoming>, Lease), SendError> {
-    let idempotent = slot.as_ref().is_some_and(|request| is_idempotent(request.method()));
+    let idempotent = slot.request().is_some_and(|request| is_idempotent(request.method()));
     let mut stale = 0;
     loop {
         let stream = obtain::http2(worker, upstream, endpoint, pool, patience).await?;
-        let Some(request) = slot.take() else { return Err(lost()) };
-        let spare = if request.body().is_empty() || keep == Keep::ForRetry { again(&request) } else { None };
+        let empty = slot.request().is_some_and(|request| request.body().is_empty());
+        let request = slot.send(empty)?;
         let mut sender = stream.sender();
         match sender.try_send_request(request).await {
-            Ok(response) => {
-                if keep == Keep::ForRetry {
-                    *slot = spare;
-                }
-                return Ok((response, Lease::Http2(stream)));
-            }
+            Ok(response) => return Ok((response, Lease::Http2(stream))),
             Err(mut error) => {
-                *slot = error.take_message();
-                let unsent = slot.is_some();
-                let refused = was_refused(error.error());
+                let message = error.take_message();
+                let unsent = message.is_some();
                 let closed = stream.reused() && idempotent && closed_before_answer(error.error());
-                let repeatable = unsent || refused || closed;
-                if !unsent && (repeatable || keep == Keep::ForRetry) {
-                    *slot = spare.filter(|spare| spare.body().is_whole());
-                }
-                if !repeatable || slot.is_none() || stale >= STALE_TRIES {
+                let repeatable = unsent || closed || was_refused(error.error());
+                if !slot.failed(message, repeatable) || !repeatable || stale >= STALE_TRIES {
                     return Err(failed(error.error(), endpoint, progress, unsent));
                 }
             }

@@ -25,7 +25,7 @@ use tokio::{
 use super::{
     obtain::Patience,
     pool::Lease,
-    send::{self, Keep},
+    send::{self, Keep, Slot},
 };
 use crate::{
     body::RequestBody,
@@ -142,11 +142,9 @@ impl Client {
     async fn send(&self, method: Method) -> Result<(Response<Incoming>, Lease), (Reason, bool, bool)> {
         let uri = if self.upstream.protocol == weft_model::config::AppProtocol::Http { "/" } else { "http://a/" };
         let request = Request::builder().method(method).uri(uri).header("host", "a").body(RequestBody::empty());
-        let mut slot = Some(request.unwrap());
-        let sent =
-            send::send(&self.worker, &self.upstream, &self.endpoint, &mut slot, Keep::ForReuse, None, Patience::Wait)
-                .await;
-        sent.map_err(|error| (error.refusal.reason, error.unprocessed, slot.is_some()))
+        let mut slot = Slot::new(request.unwrap(), Keep::ForReuse);
+        let sent = send::send(&self.worker, &self.upstream, &self.endpoint, &mut slot, None, Patience::Wait).await;
+        sent.map_err(|error| (error.refusal.reason, error.unprocessed, slot.request().is_some()))
     }
 
     /// A whole exchange.
