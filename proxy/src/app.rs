@@ -28,6 +28,7 @@ use weft_model::Config;
 use crate::{
     endpoint::InFlight,
     identity::{Identities, IdentityError},
+    layer::shed::{self, Shed},
     options::Options,
     snapshot::{
         PortId, Snapshot,
@@ -111,12 +112,14 @@ impl App {
             load: (0..workers).map(|_| AtomicU32::new(0)).collect(),
             requests: (0..workers).map(|_| InFlight::default()).collect(),
             telemetry: telemetry.clone(),
+            shed: Shed::new(workers),
             options,
         });
         telemetry.metrics.add_source({
             let shared = Arc::downgrade(&shared);
             move |samples| {
                 let Some(shared) = shared.upgrade() else { return };
+                samples.add("weft_load_shed_level", &[], f64::from(shared.shed.level()));
                 for service in shared.snapshot.load().services.values() {
                     for endpoint in service.endpoints() {
                         let port = service.port.to_string();
@@ -126,6 +129,7 @@ impl App {
                 }
             }
         });
+        tokio::spawn(shed::watch(Arc::downgrade(&shared)));
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
         let mut threads = Vec::with_capacity(workers);
         for (id, commands) in receivers.into_iter().enumerate() {

@@ -2,4 +2,5 @@
 
 pub mod fault;
 pub mod mirror;
+pub mod shed;
 pub mod target;

@@ -17,8 +17,16 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
 use crate::{
-    accept, conn::Connections, endpoint::InFlight, identity::handshake::Handshakes, options::Options,
-    snapshot::Snapshot, telemetry, upstream::pool::Pools, wheel::Wheel,
+    accept,
+    conn::Connections,
+    endpoint::InFlight,
+    identity::handshake::Handshakes,
+    layer::shed::{self, Shed},
+    options::Options,
+    snapshot::Snapshot,
+    telemetry,
+    upstream::pool::Pools,
+    wheel::Wheel,
 };
 
 /// TLS handshakes under way on one worker; further clients wait. Many, because a stalled one costs a few KiB and nothing
@@ -40,6 +48,8 @@ pub struct Shared {
     pub requests: Box<[InFlight]>,
     /// Metrics, spans, access log.
     pub telemetry: Arc<telemetry::Telemetry>,
+    /// Which requests are refused under pressure.
+    pub shed: Shed,
 }
 
 impl Shared {
@@ -193,6 +203,7 @@ pub fn run(
         let worker = Worker::new(id, shared, siblings);
         tokio::task::spawn_local(worker.wheel.clone().turn());
         tokio::task::spawn_local(sweep(worker.clone()));
+        tokio::task::spawn_local(shed::measure_lag(worker.clone()));
         accept::run(worker, commands).await;
     });
     Ok(())

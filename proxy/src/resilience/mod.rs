@@ -8,3 +8,4 @@ pub mod concurrency;
 pub mod outcome;
 pub mod quantile;
 pub mod retry;
+pub mod shed;
