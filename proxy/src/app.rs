@@ -29,6 +29,7 @@ use weft_model::Config;
 use crate::{
     endpoint::InFlight,
     identity::{Identities, IdentityError},
+    layer::shed::{self, Shed},
     options::Options,
     snapshot::{
         PortId, Snapshot,
@@ -114,10 +115,12 @@ impl App {
             load: (0..workers).map(|_| AtomicU32::new(0)).collect(),
             requests: (0..workers).map(|_| InFlight::default()).collect(),
             telemetry: telemetry.clone(),
+            shed: Shed::new(workers),
             options,
         });
         metrics::show(&shared);
         tokio::spawn(tidy(Arc::downgrade(&shared)));
+        tokio::spawn(shed::watch(Arc::downgrade(&shared)));
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
         let mut threads = Vec::with_capacity(workers);
         for (id, commands) in receivers.into_iter().enumerate() {

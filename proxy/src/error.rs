@@ -125,7 +125,7 @@ impl Reason {
             Self::AccessDenied => row("access_denied", S::FORBIDDEN, 7, false, "access_denied", "an AccessPolicy on the service refuses this source"),
             Self::NoEndpoint => row("no_endpoint", S::SERVICE_UNAVAILABLE, 14, true, "no_endpoint", "the service has no usable endpoint: see /endpoints on the node's admin port"),
             Self::CircuitOpen => row("circuit_open", S::SERVICE_UNAVAILABLE, 14, false, "circuit_open", "the service fails; see /endpoints for the evidence"),
-            Self::Overloaded => row("overloaded", S::SERVICE_UNAVAILABLE, 14, true, "overloaded", "connectionPool limits are reached: raise them or add endpoints"),
+            Self::Overloaded => row("overloaded", S::SERVICE_UNAVAILABLE, 14, true, "overloaded", "a limit is reached, the detail says which: raise it or add endpoints"),
             Self::ConnectFailed => row("connect_failed", S::SERVICE_UNAVAILABLE, 14, true, "connect_error", "nothing listens at the endpoint, or TLS to it fails; the detail says which"),
             Self::UpstreamReset => row("upstream_reset", S::BAD_GATEWAY, 14, false, "reset", "the endpoint closed the connection before answering: look at its log"),
             Self::BadUpstreamResponse => row("bad_upstream_response", S::BAD_GATEWAY, 13, false, "bad_response", "the endpoint does not speak the protocol in the service's appProtocol"),

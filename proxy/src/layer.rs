@@ -5,4 +5,5 @@ pub mod hedge;
 pub mod mirror;
 pub mod ratelimit;
 pub mod retry;
+pub mod shed;
 pub mod target;

@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    path::Path,
     time::Duration,
 };
 
@@ -22,6 +23,10 @@ pub struct Options {
     pub drain_timeout: Duration,
     /// What a client may do.
     pub limits: Limits,
+    /// Resident memory in bytes near which load is shed; `None` is no limit. See [`default_max_memory`].
+    pub max_memory: Option<u64>,
+    /// How late a worker's loop may run before load is shed; `None` is no limit.
+    pub latency_budget: Option<Duration>,
     /// Peers whose `x-forwarded-*` headers are believed and extended, as prefixes; others' are replaced.
     pub trusted: Vec<(IpAddr, u8)>,
 }
@@ -36,6 +41,8 @@ impl Default for Options {
             admin: Some(SocketAddr::from(([127, 0, 0, 1], 15000))),
             drain_timeout: Duration::from_secs(30),
             limits: Limits::default(),
+            max_memory: None,
+            latency_budget: None,
             trusted: Vec::new(),
         }
     }
@@ -61,6 +68,21 @@ fn contains(prefix: IpAddr, bits: u8, address: IpAddr) -> bool {
         }
         _ => false,
     }
+}
+
+/// Nine tenths of the memory that this process's cgroup (v2) may use; `None` when it has no limit.
+pub fn default_max_memory() -> Option<u64> {
+    let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let limit = memory_limit(&own, |path| std::fs::read_to_string(Path::new("/sys/fs/cgroup").join(path)).ok())?;
+    Some(limit / 10 * 9)
+}
+
+/// The least `memory.max` of the cgroup named in `/proc/self/cgroup` and those around it. `read` gets paths relative to
+/// the file system of cgroups.
+fn memory_limit(own: &str, read: impl Fn(&Path) -> Option<String>) -> Option<u64> {
+    let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let limit = |path: &Path| read(&path.join("memory.max"))?.trim().parse::<u64>().ok();
+    Path::new(path).ancestors().filter_map(limit).min()
 }
 
 /// Limits towards clients.
@@ -123,6 +145,28 @@ mod tests {
         ] {
             assert_eq!(options.trusts(peer.parse().unwrap()), expected, "{peer}");
         }
+    }
+
+    #[test]
+    fn the_tightest_cgroup_limits_memory() {
+        let files = |path: &Path| match path.to_str().unwrap() {
+            "a/b/memory.max" => Some("max\n".to_owned()),
+            "a/memory.max" => Some("1000\n".to_owned()),
+            "memory.max" => Some("2000\n".to_owned()),
+            "c/memory.max" => Some("500\n".to_owned()),
+            _ => None,
+        };
+        for (own, limit) in [
+            ("0::/a/b\n", Some(1_000)),
+            ("1:cpu:/c\n0::/a\n", Some(1_000)),
+            ("0::/c", Some(500)),
+            ("0::/", Some(2_000)),
+            ("4:memory:/a\n", None),
+            ("", None),
+        ] {
+            assert_eq!(memory_limit(own, files), limit, "{own:?}");
+        }
+        assert_eq!(memory_limit("0::/a", |_| Some("max".into())), None);
     }
 
     #[test]

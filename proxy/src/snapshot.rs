@@ -316,13 +316,13 @@ impl Upstream {
         Some((after, hedge.extra))
     }
 
-    /// An attempt took so long, or failed after so long.
-    pub fn took(&self, took: Duration, failed: bool, now: Instant) {
+    /// An attempt took so long. `overloaded`: it ended with a time-out, or with an answer that says so.
+    pub fn took(&self, took: Duration, overloaded: bool, now: Instant) {
         if let Some(gradient) = &self.service.concurrency {
-            gradient.sample(took, self.service.in_flight.get(), failed, now);
+            gradient.sample(took, self.service.in_flight.get(), overloaded, now);
         }
         if let Some(Hedge { latencies: Some(latencies), .. }) = &self.hedge
-            && !failed
+            && !overloaded
         {
             latencies.record(took, now);
         }

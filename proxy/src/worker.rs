@@ -21,6 +21,7 @@ use crate::{
     conn::Connections,
     endpoint::InFlight,
     identity::handshake::Handshakes,
+    layer::shed::{self, Shed},
     options::Options,
     snapshot::Snapshot,
     telemetry,
@@ -50,6 +51,8 @@ pub struct Shared {
     pub requests: Box<[InFlight]>,
     /// Metrics, spans, access log.
     pub telemetry: Arc<telemetry::Telemetry>,
+    /// Which requests are refused under pressure.
+    pub shed: Shed,
 }
 
 impl Shared {
@@ -226,6 +229,7 @@ pub fn run(
         let worker = Worker::new(id, shared, siblings);
         tokio::task::spawn_local(worker.wheel.clone().turn());
         tokio::task::spawn_local(sweep(worker.clone()));
+        tokio::task::spawn_local(shed::measure_lag(worker.clone()));
         accept::run(worker, commands).await;
     });
     Ok(())

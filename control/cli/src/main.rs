@@ -40,7 +40,7 @@ enum Verb {
     /// Three sample services, the proxy in front of them, gentle traffic. Needs no arguments and no privileges.
     Demo(demo::Args),
     /// The proxy alone, from files that are watched.
-    Proxy(proxy::Args),
+    Proxy(Box<proxy::Args>),
     /// Check files without running: every mistake with its line, and what to do about it.
     Validate(validate::Args),
     /// Print the JSON Schema of all documents, for editors.
@@ -69,7 +69,7 @@ fn main() -> std::process::ExitCode {
     logging::start(cli.log_format);
     let done = match cli.verb {
         Verb::Demo(args) => demo::run(args),
-        Verb::Proxy(args) => proxy::run(args),
+        Verb::Proxy(args) => proxy::run(*args),
         Verb::Validate(args) => validate::run(&args),
         Verb::Schema => schema::run(),
         Verb::Explain(args) => explain::run(&args),

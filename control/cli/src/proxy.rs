@@ -6,8 +6,8 @@ use std::{
     time::Duration,
 };
 
-use weft_model::duration;
-use weft_proxy::options::{Limits, Options};
+use weft_model::{duration, written::ByteSize};
+use weft_proxy::options::{Limits, Options, default_max_memory};
 
 use crate::{exit::Done, node};
 
@@ -66,6 +66,20 @@ pub struct NodeArgs {
     /// After this time without a byte a client's connection is closed.
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = time)]
     idle_timeout: Duration,
+    /// Memory near which requests are refused, the least urgent first: 2GiB, 512MiB, a number of bytes, or off
+    /// [default: 90 % of the cgroup's memory.max, if it has one].
+    #[arg(long, value_name = "BYTES", value_parser = memory)]
+    max_memory: Option<Memory>,
+    /// How late a worker may run before requests are refused, the least urgent first [default: off].
+    #[arg(long, value_name = "DURATION", value_parser = budget)]
+    latency_budget: Option<Duration>,
+}
+
+/// Value of `--max-memory`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Memory {
+    Off,
+    Bytes(u64),
 }
 
 impl NodeArgs {
@@ -89,6 +103,12 @@ impl NodeArgs {
                 idle_timeout: self.idle_timeout,
                 ..default.limits
             },
+            max_memory: match self.max_memory {
+                Some(Memory::Bytes(bytes)) => Some(bytes),
+                Some(Memory::Off) => None,
+                None => default_max_memory(),
+            },
+            latency_budget: self.latency_budget,
             trusted: self.trusted,
         }
     }
@@ -103,6 +123,23 @@ fn time(text: &str) -> Result<Duration, String> {
     duration::parse(text).map_err(|error| error.to_string())
 }
 
+fn budget(text: &str) -> Result<Duration, String> {
+    match time(text)? {
+        Duration::ZERO => Err("every worker runs later than 0s; leave it out to switch it off".into()),
+        budget => Ok(budget),
+    }
+}
+
+fn memory(text: &str) -> Result<Memory, String> {
+    if text == "off" {
+        return Ok(Memory::Off);
+    }
+    match ByteSize::Text(text.into()).bytes() {
+        Some(bytes) if bytes > 0 => Ok(Memory::Bytes(bytes)),
+        _ => Err("expected a size such as 2GiB, 512MiB or 1073741824, or off".into()),
+    }
+}
+
 fn prefix(text: &str) -> Result<(IpAddr, u8), String> {
     let (address, bits) = text.split_once('/').unwrap_or((text, ""));
     let address: IpAddr = address.parse().map_err(|_| "expected an address with a prefix length, like 10.0.0.0/8")?;
@@ -111,5 +148,32 @@ fn prefix(text: &str) -> Result<(IpAddr, u8), String> {
     match bits {
         Ok(bits) if bits <= longest => Ok((address, bits)),
         _ => Err(format!("the prefix length of {address} is from 0 to {longest}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_a_size_or_off() {
+        for (text, expected) in [
+            ("2GiB", Some(Memory::Bytes(2 << 30))),
+            ("512MiB", Some(Memory::Bytes(512 << 20))),
+            ("1000", Some(Memory::Bytes(1_000))),
+            ("off", Some(Memory::Off)),
+            ("0", None),
+            ("2 GiB", None),
+            ("much", None),
+            ("", None),
+        ] {
+            assert_eq!(memory(text).ok(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_budget_is_some_time() {
+        assert_eq!(budget("20ms"), Ok(Duration::from_millis(20)));
+        assert!(budget("0s").is_err() && budget("20").is_err());
     }
 }

@@ -11,6 +11,7 @@ pub fn show(shared: &Arc<Shared>) {
     let weak = Arc::downgrade(shared);
     shared.telemetry.metrics.add_source(move |samples| {
         if let Some(shared) = weak.upgrade() {
+            samples.add("weft_load_shed_level", &[], f64::from(shared.shed.level()));
             collect(&shared.snapshot.load(), samples, Instant::now());
         }
     });

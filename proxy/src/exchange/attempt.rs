@@ -57,7 +57,10 @@ impl Exchange {
                 // The first exchange on a connection includes opening it, which says nothing of the requests to come;
                 // nor does a wait for a connection of which there are too few.
                 if !lease.is_fresh() {
-                    live.took(upstream, now.checked_sub(lease.waited()).unwrap_or(now), Duration::ZERO, false);
+                    let end = now.checked_sub(lease.waited()).unwrap_or(now);
+                    live.ticket.endpoint().observe(live.start, live.took(end), end);
+                    let overloaded = matches!(response.status().as_u16(), 429 | 503);
+                    upstream.took(live.took(end), overloaded, end);
                 }
                 self.attempt_answered(live, response.status().as_u16(), response.headers(), now);
             }
@@ -89,7 +92,10 @@ impl Exchange {
         if !error.client_deadline
             && let Some(failure) = Failure::of_reason(reason)
         {
-            live.took(upstream, now, FAILURE, true);
+            live.ticket.endpoint().observe(live.start, live.took(now).max(FAILURE), now);
+            if failure == Failure::Timeout {
+                upstream.took(live.took(now), true, now);
+            }
             live.ticket.endpoint().set_reachable(failure != Failure::ConnectFailed);
             self.judge(&mut live, Some(failure), now);
         }
@@ -166,10 +172,7 @@ impl Exchange {
 }
 
 impl Live {
-    /// Tells the balancer, and whoever else looks at latencies, how long the endpoint took.
-    fn took(&self, upstream: &Upstream, now: Instant, least: Duration, failed: bool) {
-        let took = now.saturating_duration_since(self.start);
-        self.ticket.endpoint().observe(self.start, took.max(least), now);
-        upstream.took(took, failed, now);
+    fn took(&self, end: Instant) -> Duration {
+        end.saturating_duration_since(self.start)
     }
 }

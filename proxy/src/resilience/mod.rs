@@ -12,3 +12,4 @@ pub mod limiter;
 pub mod outcome;
 pub mod quantile;
 pub mod retry;
+pub mod shed;

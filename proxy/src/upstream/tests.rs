@@ -117,6 +117,7 @@ impl Client {
             load: Box::default(),
             requests: Box::new([InFlight::default()]),
             telemetry: Arc::new(Telemetry::new("test", Environment::default(), std::io::sink())),
+            shed: crate::layer::shed::Shed::new(1),
             options,
         };
         let endpoint = format!("[{{address: {}, port: {}}}]", address.ip(), address.port());

@@ -57,6 +57,7 @@ pub const METRICS: &[Metric] = &[
     row("weft_rate_limited_total", Counter, &["route", "policy"], "Requests refused by a rate limit: the route that they were for, and the limit as NAME.POSITION of its TrafficPolicy"),
     row("weft_verdicts_total", Counter, &["verdict"], "Connections classified in the kernel: deny, direct, proxy, pass (not yet emitted)"),
     row("weft_tcp_retransmits_total", Counter, &["service", "endpoint"], "TCP segments sent again, as the kernel counts them (not yet emitted)"),
+    row("weft_load_shed_level", Gauge, &[], "How much load the node sheds: 0 nothing, n requests of urgency 8-n (0 first, 7 last) and those that are less urgent"),
     row("weft_config_revision", Gauge, &[], "Revision of the configuration in force"),
     row("weft_config_reload_failures_total", Counter, &[], "Configurations refused as invalid; the one in force stayed"),
     row("weft_push_connected", Gauge, &[], "1 while this node receives configuration from a control plane (not yet emitted)"),
