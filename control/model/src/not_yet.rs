@@ -17,8 +17,6 @@ pub const NOT_YET: &[(&str, &str, &str)] = &[
     ("TrafficPolicy", "spec.hedge", "no request is hedged"),
     ("TrafficPolicy", "spec.rateLimit", "nothing is limited"),
     ("TrafficPolicy", "spec.concurrency", "concurrency is limited by connectionPool.maxRequests only"),
-    ("TrafficPolicy", "spec.connectionPool.maxConnections", "connections are limited by maxRequests only"),
-    ("TrafficPolicy", "spec.connectionPool.maxPendingRequests", "no request waits for a connection"),
     ("TrafficPolicy", "spec.fault", "no fault is injected"),
     ("HTTPRoute", "spec.rules[].retry", "nothing is retried"),
     ("HTTPRoute", "spec.parentRefs[].kind=Service", "captured connections are not routed"),

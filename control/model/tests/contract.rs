@@ -39,8 +39,6 @@ fn the_gateway_configuration_loads() {
         warned(&checked),
         [
             "HTTPRoute spec.rules[].retry",
-            "TrafficPolicy spec.connectionPool.maxConnections",
-            "TrafficPolicy spec.connectionPool.maxPendingRequests",
             "TrafficPolicy spec.circuitBreaker",
             "TrafficPolicy spec.retry",
             "TrafficPolicy spec.retryBudget",

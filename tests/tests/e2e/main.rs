@@ -12,6 +12,7 @@ mod hostile;
 mod observability;
 mod operation;
 mod protocols;
+mod resilience;
 mod routing;
 mod tls;
 

@@ -1,0 +1,3 @@
+//! What keeps a service and its clients safe from each other.
+
+mod pool;
