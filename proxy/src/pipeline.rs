@@ -178,7 +178,9 @@ async fn forward(exchange: &mut Exchange, prepared: &mut Prepared) -> Result<(Re
                 exchange.record.head(response.status().as_u16(), response.headers(), now);
                 // The first exchange on a connection includes opening it, which says nothing of the requests to come.
                 if !lease.is_fresh() {
-                    observe(&endpoint, exchange, now - lease.waited(), Duration::ZERO);
+                    // Nor does the wait for a connection.
+                    let now = now.checked_sub(lease.waited()).unwrap_or(now);
+                    observe(&endpoint, exchange, now, Duration::ZERO);
                 }
                 finish(&mut response, &mut lease, prepared.client.take(), exchange, target)?;
                 return Ok((response, lease));

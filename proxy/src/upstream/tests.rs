@@ -151,6 +151,12 @@ impl Client {
         Ok(response.status().as_u16())
     }
 
+    /// The same service, seen from another worker of the node.
+    fn sibling(&self) -> Self {
+        let worker = Worker::new(1, self.worker.shared.clone(), Vec::new());
+        Self { worker, upstream: self.upstream.clone(), endpoint: self.endpoint.clone(), patience: self.patience }
+    }
+
     fn held(&self) -> usize {
         self.worker.pools.connections()
     }
@@ -396,5 +402,42 @@ fn streams_are_handed_over_too() {
         drop(held);
         assert_eq!(waiting.await.unwrap(), Ok(200));
         assert_eq!((accepted.get(), places.numbers()), (1, (1, 0)));
+    });
+}
+
+#[test]
+fn another_worker_gets_its_turn() {
+    run(async {
+        let (address, accepted) = h2_origin().await;
+        let client = Rc::new(Client::new(address, "h2c", "maxConnections: 1"));
+        let (places, sibling) = (client.upstream.service.places.clone(), Rc::new(client.sibling()));
+        let exchange = |client: &Rc<Client>| {
+            let client = client.clone();
+            tokio::task::spawn_local(async move { client.exchange(Method::GET).await })
+        };
+        let until = async |numbers| {
+            while places.numbers() != numbers {
+                tokio::task::yield_now().await;
+            }
+        };
+        let endless = client.send(Method::GET).await.unwrap();
+        let elsewhere = exchange(&sibling);
+        until((1, 1)).await;
+        assert_eq!(exchange(&client).await.unwrap(), Ok(200), "the connection is here, so why not");
+        // It has gone on for so long that the connection takes no more requests ...
+        let now = client.worker.clock.now();
+        client.worker.pools.sweep(now);
+        let here = exchange(&client);
+        until((1, 2)).await;
+        // ... but it does not end, and so it may as well be used, for good.
+        client.worker.pools.sweep(now + Duration::from_secs(1));
+        assert_eq!(here.await.unwrap(), Ok(200));
+        for seconds in 2..5 {
+            client.worker.pools.sweep(now + Duration::from_secs(seconds));
+            assert_eq!(exchange(&client).await.unwrap(), Ok(200));
+        }
+        drop(endless);
+        assert_eq!(elsewhere.await.unwrap(), Ok(200));
+        assert_eq!((accepted.get(), client.held(), sibling.held(), places.numbers()), (2, 0, 1, (1, 0)));
     });
 }

@@ -346,12 +346,12 @@ async fn http2_connections_count_too() {
 #[tokio::test]
 async fn an_http2_connection_that_is_never_idle_is_shared_between_workers() {
     let upstream = Upstream::h2("app").await;
-    let policy = "connectionPool: {maxConnections: 1}\ntimeouts: {request: 8s}";
+    let policy = "connectionPool: {maxConnections: 1}\ntimeouts: {request: 2s}";
     let (_weft, addr) = start("h2c", &[upstream.addr], 2, policy).await;
     // Enough for every worker to have some, each with a request under way at any time.
     let clients = (0..12).map(|_| async move {
         let mut client = Client::h1(addr).await.unwrap();
-        let end = Instant::now() + Duration::from_secs(4);
+        let end = Instant::now() + Duration::from_secs(5);
         while Instant::now() < end {
             assert_eq!(client.get("a", "/slow/30").await.unwrap().status, 200);
         }
