@@ -106,6 +106,7 @@ struct Client {
     worker: Rc<Worker>,
     upstream: Arc<Upstream>,
     endpoint: Arc<Endpoint>,
+    patience: Patience,
 }
 
 impl Client {
@@ -136,7 +137,7 @@ impl Client {
         );
         let upstream = snapshot.rules[0].backends.get(0).unwrap().upstream.clone().unwrap();
         let endpoint = upstream.service.endpoints()[0].clone();
-        Self { worker: Worker::new(0, Arc::new(shared), Vec::new()), upstream, endpoint }
+        Self { worker: Worker::new(0, Arc::new(shared), Vec::new()), upstream, endpoint, patience: Patience::Wait }
     }
 
     /// Sends; the reason of a failure, whether nobody has processed the request, and whether it came back.
@@ -144,7 +145,7 @@ impl Client {
         let uri = if self.upstream.protocol == weft_model::config::AppProtocol::Http { "/" } else { "http://a/" };
         let request = Request::builder().method(method).uri(uri).header("host", "a").body(RequestBody::empty());
         let mut slot = Slot::new(request.unwrap(), Keep::ForReuse);
-        let sent = send::send(&self.worker, &self.upstream, &self.endpoint, &mut slot, None, Patience::Wait).await;
+        let sent = send::send(&self.worker, &self.upstream, &self.endpoint, &mut slot, None, self.patience).await;
         sent.map_err(|error| (error.refusal.reason, error.unprocessed, slot.request().is_some()))
     }
 
@@ -153,6 +154,12 @@ impl Client {
         let (response, mut lease) = self.send(method).await?;
         lease.finish();
         Ok(response.status().as_u16())
+    }
+
+    /// The same service, seen from another worker of the node.
+    fn sibling(&self) -> Self {
+        let worker = Worker::new(1, self.worker.shared.clone(), Vec::new());
+        Self { worker, upstream: self.upstream.clone(), endpoint: self.endpoint.clone(), patience: self.patience }
     }
 
     fn held(&self) -> usize {
@@ -330,5 +337,112 @@ fn http2_connections_wear_too() {
         }
         client.worker.pools.sweep(client.worker.clock.now() + Duration::from_secs(5));
         assert_eq!(client.held(), 0);
+    });
+}
+
+#[test]
+fn a_connection_is_handed_over_as_it_is() {
+    run(async {
+        let origin = Origin::start(&[]).await;
+        let client = Rc::new(Client::new(origin.address, "http", "maxConnections: 1, maxPendingRequests: 3"));
+        let places = client.upstream.service.places.clone();
+        let (_, mut lease) = client.send(Method::GET).await.unwrap();
+        let wait = |_| {
+            tokio::task::spawn_local({
+                let client = client.clone();
+                async move { client.exchange(Method::GET).await }
+            })
+        };
+        let waiting: Vec<_> = (0..3).map(wait).collect();
+        while places.numbers() != (1, 3) {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(client.exchange(Method::GET).await, Err((Reason::Overloaded, true, true)));
+        waiting[1].abort();
+        lease.finish();
+        for (number, task) in waiting.into_iter().enumerate() {
+            assert_eq!(task.await.ok(), (number != 1).then_some(Ok(200)));
+        }
+        assert_eq!((origin.seen(), client.held(), places.numbers()), (vec!["GET GET GET".to_owned()], 1, (1, 0)));
+    });
+}
+
+#[test]
+fn a_copy_takes_what_is_idle_and_never_waits() {
+    run(async {
+        let origin = Origin::start(&[]).await;
+        let mut client = Client::new(origin.address, "http", "maxConnections: 2");
+        client.patience = Patience::Never;
+        let (_, mut lease) = client.send(Method::GET).await.unwrap();
+        assert_eq!(client.exchange(Method::GET).await, Err((Reason::Overloaded, true, true)), "the last place");
+        lease.finish();
+        assert_eq!(client.exchange(Method::GET).await, Ok(200));
+        assert_eq!(origin.seen(), ["GET GET"]);
+    });
+}
+
+#[test]
+fn streams_are_handed_over_too() {
+    run(async {
+        let (address, accepted) = h2_origin().await;
+        let pool = "maxConnections: 1, http2: {maxConcurrentStreams: 2}";
+        let client = Rc::new(Client::new(address, "h2c", pool));
+        let places = client.upstream.service.places.clone();
+        // More than fit, before there is a connection at all.
+        let send = |_| {
+            tokio::task::spawn_local({
+                let client = client.clone();
+                async move { client.exchange(Method::GET).await }
+            })
+        };
+        for task in (0..7).map(send).collect::<Vec<_>>() {
+            assert_eq!(task.await.unwrap(), Ok(200));
+        }
+        assert_eq!((accepted.get(), places.numbers()), (1, (1, 0)));
+        let held = (client.send(Method::GET).await.unwrap(), client.send(Method::GET).await.unwrap());
+        let waiting = send(0);
+        while places.numbers() != (1, 1) {
+            tokio::task::yield_now().await;
+        }
+        drop(held);
+        assert_eq!(waiting.await.unwrap(), Ok(200));
+        assert_eq!((accepted.get(), places.numbers()), (1, (1, 0)));
+    });
+}
+
+#[test]
+fn another_worker_gets_its_turn() {
+    run(async {
+        let (address, accepted) = h2_origin().await;
+        let client = Rc::new(Client::new(address, "h2c", "maxConnections: 1"));
+        let (places, sibling) = (client.upstream.service.places.clone(), Rc::new(client.sibling()));
+        let exchange = |client: &Rc<Client>| {
+            let client = client.clone();
+            tokio::task::spawn_local(async move { client.exchange(Method::GET).await })
+        };
+        let until = async |numbers| {
+            while places.numbers() != numbers {
+                tokio::task::yield_now().await;
+            }
+        };
+        let endless = client.send(Method::GET).await.unwrap();
+        let elsewhere = exchange(&sibling);
+        until((1, 1)).await;
+        assert_eq!(exchange(&client).await.unwrap(), Ok(200), "the connection is here, so why not");
+        // It has gone on for so long that the connection takes no more requests ...
+        let now = client.worker.clock.now();
+        client.worker.pools.sweep(now);
+        let here = exchange(&client);
+        until((1, 2)).await;
+        // ... but it does not end, and so it may as well be used, for good.
+        client.worker.pools.sweep(now + Duration::from_secs(1));
+        assert_eq!(here.await.unwrap(), Ok(200));
+        for seconds in 2..5 {
+            client.worker.pools.sweep(now + Duration::from_secs(seconds));
+            assert_eq!(exchange(&client).await.unwrap(), Ok(200));
+        }
+        drop(endless);
+        assert_eq!(elsewhere.await.unwrap(), Ok(200));
+        assert_eq!((accepted.get(), client.held(), sibling.held(), places.numbers()), (2, 0, 1, (1, 0)));
     });
 }

@@ -9,6 +9,7 @@ mod explain;
 mod fault;
 mod hedge;
 mod mirror;
+mod pool;
 mod probes;
 mod ratelimit;
 mod reload;
