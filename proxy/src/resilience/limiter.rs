@@ -4,22 +4,25 @@
 //! every limit of the list admits it, and only then charged to any.
 
 mod gate;
+mod key;
+mod ledger;
 mod store;
 mod text;
 
 use std::{
-    fmt,
     hash::{BuildHasher, RandomState},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use governor::Quota;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
-use weft_model::config::{RateKey, RateLimit};
+use weft_model::config::RateLimit;
 
 pub use gate::{CircuitView, percent};
+pub use key::Key;
+use ledger::{Budgets, Ledger};
 pub use store::CAPACITY;
 use store::Store;
 
@@ -59,78 +62,6 @@ struct Limit {
     position: usize,
     /// That of the budgets: keys are hashed before the ledger is locked.
     seed: RandomState,
-}
-
-/// [`RateKey`], ready to be looked up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Key {
-    /// Everybody.
-    Global,
-    /// Value of a header.
-    Header(HeaderName),
-    /// Value of a cookie.
-    Cookie(Arc<str>),
-    /// The client's address.
-    SourceIp,
-    /// The client's SPIFFE id.
-    Identity,
-    /// The path without its query.
-    Path,
-}
-
-impl From<&RateKey> for Key {
-    fn from(written: &RateKey) -> Self {
-        match written {
-            // Names have been checked; one that no request can have would be the same for everybody.
-            RateKey::Header(name) => HeaderName::try_from(&**name).map_or(Self::Global, Self::Header),
-            RateKey::Cookie(name) => Self::Cookie(name.clone()),
-            RateKey::SourceIp => Self::SourceIp,
-            RateKey::Identity => Self::Identity,
-            RateKey::Path => Self::Path,
-            RateKey::Global => Self::Global,
-        }
-    }
-}
-
-impl fmt::Display for Key {
-    /// As people write it: `global`, `header x-user`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Global => f.write_str("global"),
-            Self::Header(name) => write!(f, "header {name}"),
-            Self::Cookie(name) => write!(f, "cookie {name}"),
-            Self::SourceIp => f.write_str("sourceIP"),
-            Self::Identity => f.write_str("identity"),
-            Self::Path => f.write_str("path"),
-        }
-    }
-}
-
-/// What has been used. One lock for all limits of a list, because they are charged together or not at all.
-#[derive(Debug)]
-struct Ledger {
-    /// TATs count from here, whatever happens to the quotas.
-    start: Instant,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    /// Latest time that anybody asked at. Workers read their clocks at different moments, and time must not go back.
-    latest: u64,
-    /// Questions so far, to tidy up now and then.
-    asked: u64,
-    budgets: Vec<Budgets>,
-}
-
-/// The budgets of one limit, by key.
-#[derive(Debug)]
-struct Budgets {
-    /// Limits that use it, in all snapshots that are alive. Nobody: the place is free.
-    users: usize,
-    seed: RandomState,
-    store: Store,
-    refused: u64,
 }
 
 /// What a client is told of its budgets.
@@ -191,8 +122,7 @@ impl RateLimits {
     /// Those of the same target in the snapshot before lend what they know: a limit goes on counting where the one with
     /// the same key was, at the same position if there are several.
     pub fn new(policy: &str, limits: &[RateLimit], before: Option<&Self>, now: Instant) -> Self {
-        let ledger = before
-            .map_or_else(|| Arc::new(Ledger { start: now, state: Mutex::default() }), |before| before.ledger.clone());
+        let ledger = before.map_or_else(|| Arc::new(Ledger::new(now)), |before| before.ledger.clone());
         let mut taken = Each::<usize>::new();
         let mut state = ledger.lock();
         let limits: Box<[Limit]> = limits
@@ -450,47 +380,6 @@ impl Question {
             _ => self.tat.saturating_sub(now),
         };
         nanos.div_ceil(1_000_000_000)
-    }
-}
-
-impl Ledger {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn nanos(&self, now: Instant) -> u64 {
-        u64::try_from(now.saturating_duration_since(self.start).as_nanos()).unwrap_or(u64::MAX)
-    }
-}
-
-impl State {
-    /// A free place for budgets.
-    fn place(&mut self) -> usize {
-        self.budgets.iter().position(|budgets| budgets.users == 0).unwrap_or_else(|| {
-            self.budgets.push(Budgets::default());
-            self.budgets.len() - 1
-        })
-    }
-
-    /// The time of a question, and a little housekeeping.
-    fn advance(&mut self, now: u64) -> u64 {
-        /// A store of the largest size costs a microsecond per step; spread over so many, it is lost in the noise.
-        const EVERY: u64 = 64;
-        self.latest = self.latest.max(now);
-        self.asked += 1;
-        if self.asked.is_multiple_of(EVERY) {
-            let at = (self.asked / EVERY) as usize % self.budgets.len().max(1);
-            if let Some(budgets) = self.budgets.get_mut(at) {
-                budgets.store.tidy(self.latest);
-            }
-        }
-        self.latest
-    }
-}
-
-impl Default for Budgets {
-    fn default() -> Self {
-        Self { users: 0, seed: RandomState::new(), store: Store::default(), refused: 0 }
     }
 }
 

@@ -2,7 +2,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use proptest::prelude::*;
-use weft_model::config::OnBreakerOpen;
+use weft_model::config::{OnBreakerOpen, RateKey};
 
 use super::*;
 
