@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use http::HeaderMap;
 use serde_json::{Map, Value, json};
-use weft_model::config::{Gateway, Listener, RouteKind};
+use weft_model::config::{Gateway, HttpRoute, HttpRule, Listener, RouteKind};
 
 pub use question::Question;
 
@@ -37,6 +37,8 @@ pub(crate) struct Case<'a> {
     /// Where it would arrive.
     pub(crate) port: &'a Port,
     pub(crate) now: Instant,
+    /// For each rule of the snapshot: its route, its number in it, and itself.
+    pub(crate) written: &'a [(&'a HttpRoute, usize, &'a HttpRule)],
 }
 
 impl Case<'_> {
@@ -68,8 +70,9 @@ pub fn explain(snapshot: &Snapshot, question: &Question, now: Instant) -> Value 
     let Ok(asked) = question.source.asked(method) else { return Value::Null };
     let (mut taken, mut skipped) = (Vec::new(), Vec::new());
     let listeners = by_port(&snapshot.config);
+    let written: Vec<_> = snapshot.written().collect();
     for port in &snapshot.ports {
-        let case = Case { snapshot, question, asked: &asked, port, now };
+        let case = Case { snapshot, question, asked: &asked, port, now, written: &written };
         let own = listeners.get(&port.id).map_or(&[][..], Vec::as_slice);
         let hostnames = own.iter().enumerate().map(|(at, (_, listener))| (listener.hostname.clone(), at));
         let chosen = Listeners::build(hostnames.collect()).find(asked.host()).copied();
@@ -181,7 +184,7 @@ struct Group<'t> {
 impl Group<'_> {
     fn name(&self, case: &Case<'_>) -> Map<String, Value> {
         let mut name = Map::new();
-        if let Some((route, number, rule)) = case.snapshot.written(*self.best.target) {
+        if let Some((route, number, rule)) = case.written.get(*self.best.target as usize) {
             name.insert("kind".into(), json!(kind(route.kind)));
             name.insert("route".into(), json!(route.key.to_string()));
             name.insert("rule".into(), json!(rule.name.as_deref().map_or_else(|| number.to_string(), str::to_owned)));

@@ -126,15 +126,10 @@ impl Snapshot {
         self.ports.iter().find(|port| port.id == id)
     }
 
-    /// A rule as it was written: its route, its number in it, and itself. Walks the configuration: for people, not for
-    /// requests.
-    pub fn written(&self, rule: u32) -> Option<(&HttpRoute, usize, &HttpRule)> {
-        let all = self
-            .config
-            .http_routes
-            .iter()
-            .flat_map(|route| route.rules.iter().enumerate().map(move |rule| (route, rule)));
-        all.map(|(route, (number, rule))| (route, number, rule)).nth(rule as usize)
+    /// What [`Self::rules`] were written as, one by one: route, number of the rule in it, rule.
+    pub fn written(&self) -> impl Iterator<Item = (&HttpRoute, usize, &HttpRule)> {
+        let routes = self.config.http_routes.iter();
+        routes.flat_map(|route| route.rules.iter().enumerate().map(move |(number, rule)| (route, number, rule)))
     }
 
     /// Lets those who wait for a connection have it where the limits have grown. Returns the services that have more

@@ -14,7 +14,7 @@ use crate::{
 pub(super) fn explain(case: &Case<'_>, index: u32, matched: PrefixLen) -> Map<String, Value> {
     let mut shown = Map::new();
     let Some(rule) = case.snapshot.rules.get(index as usize) else { return shown };
-    let Some((route, _, written)) = case.snapshot.written(index) else { return shown };
+    let Some((route, _, written)) = case.written.get(index as usize) else { return shown };
     shown.insert("filters".into(), filters(&written.filters));
     if let Some(redirect) = &rule.redirect {
         let PortKind::Http { tls, .. } = &case.port.kind else { return shown };

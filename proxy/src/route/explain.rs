@@ -242,7 +242,8 @@ fn shown(value: &[u8]) -> String {
 
 /// Precedence, and by what.
 fn compare(a: &Origin, b: &Origin) -> (Ordering, Criterion) {
-    let steps: [(Criterion, fn(&Origin, &Origin) -> Ordering); 9] = [
+    type Step = fn(&Origin, &Origin) -> Ordering;
+    let steps: [(Criterion, Step); 9] = [
         (Criterion::Hostname, |a, b| host_key(a).cmp(&host_key(b))),
         (Criterion::PathKind, |a, b| path_kind(a).cmp(&path_kind(b))),
         (Criterion::PathLength, |a, b| path_length(b).cmp(&path_length(a))),

@@ -76,10 +76,10 @@ fn in_place(text: &str, rows: usize, first: bool) -> String {
     let room = if rows == 0 { lines.len() } else { rows.saturating_sub(1) };
     let shown = if lines.len() > room { room.saturating_sub(1) } else { lines.len() };
     for line in &lines[..shown] {
-        let _ = write!(screen, "{line}\x1b[K\n");
+        let _ = writeln!(screen, "{line}\x1b[K");
     }
     if shown < lines.len() {
-        let _ = write!(screen, "... {} more lines\x1b[K\n", lines.len() - shown);
+        let _ = writeln!(screen, "... {} more lines\x1b[K", lines.len() - shown);
     }
     screen.push_str("\x1b[J\x1b[?7h");
     screen
