@@ -11,7 +11,7 @@ use crate::{
 
 /// Kind, path (`[]` for the entries of a list, `=value` at the end for one value only, empty for the whole kind), note.
 pub const NOT_YET: &[(&str, &str, &str)] = &[
-    ("TrafficPolicy", "spec.circuitBreaker", "no endpoint is ejected"),
+    ("TrafficPolicy", "spec.circuitBreaker.kernelSignals", "breakers go by the outcome of requests alone"),
     ("TrafficPolicy", "spec.retry", "nothing is retried"),
     ("TrafficPolicy", "spec.retryBudget", "nothing is retried"),
     ("TrafficPolicy", "spec.hedge", "no request is hedged"),

@@ -41,7 +41,6 @@ fn the_gateway_configuration_loads() {
             "HTTPRoute spec.rules[].retry",
             "TrafficPolicy spec.connectionPool.maxConnections",
             "TrafficPolicy spec.connectionPool.maxPendingRequests",
-            "TrafficPolicy spec.circuitBreaker",
             "TrafficPolicy spec.retry",
             "TrafficPolicy spec.retryBudget",
             "TrafficPolicy spec.rateLimit",
