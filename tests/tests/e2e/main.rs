@@ -6,6 +6,7 @@
 
 mod balancing;
 mod basic;
+mod breaker;
 mod faults;
 mod harness;
 mod hostile;

@@ -117,6 +117,9 @@ impl Script {
     }
 }
 
+/// What it is about, the policy, pauses and steps, the state at the end, the last evidence.
+type Case = (&'static str, CircuitBreaker, Vec<(u64, Do)>, State, &'static str);
+
 #[test]
 #[rustfmt::skip]
 fn states_by_script() {
@@ -136,7 +139,7 @@ fn states_by_script() {
     let probing = [&open2[..], &[(6000, Probe)]].concat();
     let probes = |needs: u32, rest: &[(u64, Do)]| [&[(0, Needs(needs))], &probing[..], rest].concat();
     let after = |rest: &[(u64, Do)]| [&probing[..], rest].concat();
-    let table: Vec<(&str, CircuitBreaker, Vec<(u64, Do)>, State, &str)> = vec![
+    let table: Vec<Case> = vec![
         ("four in a row are not five", policy(), vec![(0, Fail(REFUSED)); 4], State::Closed, ""),
         ("five in a row", policy(), vec![(0, Fail(REFUSED)); 5], State::Open, "5 of 5 failed: connect_failed ×5"),
         ("a run may last", policy(), vec![(60_000, Fail(F503)); 5], State::Open, "5 of 5 failed: 503 ×5"),

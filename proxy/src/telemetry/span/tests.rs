@@ -170,3 +170,28 @@ fn hosts_are_split() {
         assert_eq!(split_host(host), expected, "{host}");
     }
 }
+
+#[test]
+fn the_attempt_that_changed_a_breaker_says_so() {
+    use crate::resilience::{breaker::State, circuit::Event};
+
+    let mut exchange = exchange();
+    let clean = attempt(exchange.start);
+    let event = Event {
+        at: SystemTime::UNIX_EPOCH,
+        endpoint: "10.0.0.1:9000".into(),
+        from: State::Closed,
+        to: State::Open,
+        evidence: "5 of 5 failed: 503 ×5".into(),
+        cause: None,
+        ejected: true,
+        lasts: Some(5000 * MS),
+    };
+    exchange.attempts = vec![clean.clone(), Attempt { breaker: Some(event.into()), ..clean }];
+    let spans = record(&exchange);
+    let told = |span: &SpanRecord| {
+        (text(span, "weft.breaker.state").map(str::to_owned), text(span, "weft.breaker.evidence").map(str::to_owned))
+    };
+    assert_eq!(told(&spans[1]), (None, None));
+    assert_eq!(told(&spans[2]), (Some("open".into()), Some("5 of 5 failed: 503 ×5".into())));
+}
