@@ -348,12 +348,13 @@ async fn an_http2_connection_that_is_never_idle_is_shared_between_workers() {
     let upstream = Upstream::h2("app").await;
     let policy = "connectionPool: {maxConnections: 1}\ntimeouts: {request: 2s}";
     let (_weft, addr) = start("h2c", &[upstream.addr], 2, policy).await;
-    // Enough for every worker to have some, each with a request under way at any time.
-    let clients = (0..12).map(|_| async move {
+    // Enough for every worker to have some, and never all between two requests.
+    let clients = (0..12).map(|number| async move {
         let mut client = Client::h1(addr).await.unwrap();
         let end = Instant::now() + Duration::from_secs(5);
         while Instant::now() < end {
-            assert_eq!(client.get("a", "/slow/30").await.unwrap().status, 200);
+            let reply = client.get("a", &format!("/slow/{}", 41 + 17 * number)).await.unwrap();
+            assert_eq!(reply.status, 200, "{reply:?}");
         }
     });
     join_all(clients).await;
