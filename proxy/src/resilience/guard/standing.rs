@@ -11,7 +11,7 @@ pub mod bit {
     pub const HALF_OPEN: u32 = 1 << 4;
     /// It has a breaker.
     pub const ENABLED: u32 = 1 << 5;
-    /// It left the configuration, and no longer counts.
+    /// It left the configuration, and no longer counts: no other bit is set.
     pub const REMOVED: u32 = 1 << 6;
 }
 
@@ -33,7 +33,7 @@ pub const fn state(word: u32) -> State {
 
 /// What it adds to its circuit.
 pub fn counts(word: u32) -> Counts {
-    if word & (bit::ENABLED | bit::REMOVED) != bit::ENABLED {
+    if word & bit::ENABLED == 0 {
         return Counts::default();
     }
     Counts {
