@@ -24,8 +24,7 @@ use crate::{
     snapshot::{Rule, Target, Upstream},
     upgrade::{Client, Tunnel},
     upstream::{
-        interim,
-        obtain::Patience,
+        interim, obtain,
         pool::Lease,
         send::{self, Keep, SendError, Slot},
     },
@@ -243,25 +242,31 @@ async fn forward(exchange: &mut Exchange, prepared: &mut Prepared) -> Result<Ans
 }
 
 /// Sends the request to one endpoint, under the time-outs in force.
-async fn attempt(
-    exchange: &mut Exchange,
-    request: &mut Slot,
-    upstream: &Upstream,
+///
+/// What comes before the wait is outside of the future, as in [`handle`].
+fn attempt<'a>(
+    exchange: &'a mut Exchange,
+    request: &'a mut Slot,
+    upstream: &'a Upstream,
     pick: Pick,
-) -> Result<Answered, SendError> {
-    let conn = exchange.conn.clone();
-    let worker = &conn.worker;
-    let endpoint = pick.endpoint.clone();
+) -> impl Future<Output = Result<Answered, SendError>> + 'a {
     let headers = request.request().map(Request::headers_mut);
     let live = exchange.begin_attempt(pick.into(), upstream.tls.is_some(), headers);
-    let progress = exchange.progress.clone();
-    let answer = {
-        let sending = send::send(worker, upstream, &endpoint, request, progress.as_ref(), Patience::Wait);
-        let sending = pin!(sending);
-        let relayed = pin!(interim::relay(&conn, sending));
-        exchange.within(relayed).await
-    };
-    exchange.attempt_ended(upstream, live, answer, worker.clock.read())
+    async move {
+        let conn = exchange.conn.clone();
+        let worker = &conn.worker;
+        let answer = {
+            let progress = exchange.progress.clone();
+            let sending = pin!(send::send(worker, upstream, live.endpoint(), request, progress.as_ref()));
+            let relayed = pin!(interim::relay(&conn, sending));
+            exchange.within(relayed).await
+        };
+        let answer = match answer {
+            Err(over) if request.was_queued() => Err(SendError::unprocessed(obtain::too_late(upstream, &over.refusal))),
+            answer => answer,
+        };
+        exchange.attempt_ended(upstream, live, answer, worker.clock.read())
+    }
 }
 
 /// Refuses what nobody waits for any more, and tells the upstream how long the client will.

@@ -11,6 +11,7 @@ use crate::{
 
 /// Kind, path (`[]` for the entries of a list, `=value` at the end for one value only, empty for the whole kind), note.
 pub const NOT_YET: &[(&str, &str, &str)] = &[
+    ("TrafficPolicy", "spec.circuitBreaker.kernelSignals", "breakers go by the outcome of requests alone"),
     ("HTTPRoute", "spec.parentRefs[].kind=Service", "captured connections are not routed"),
     ("GRPCRoute", "spec.parentRefs[].kind=Service", "captured connections are not routed"),
     ("TCPRoute", "spec.parentRefs[].kind=Service", "captured connections are not routed"),

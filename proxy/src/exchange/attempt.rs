@@ -172,6 +172,11 @@ impl Exchange {
 }
 
 impl Live {
+    /// Where it goes.
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        self.ticket.endpoint()
+    }
+
     fn took(&self, end: Instant) -> Duration {
         end.saturating_duration_since(self.start)
     }

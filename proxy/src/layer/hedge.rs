@@ -22,7 +22,6 @@ use crate::{
     exchange::{Exchange, Live},
     snapshot::Upstream,
     upstream::{
-        obtain::Patience,
         pool::Lease,
         send::{self, Keep, SendError, Slot},
     },
@@ -61,7 +60,7 @@ impl<'u> Race<'u> {
         let (worker, upstream) = (self.worker, self.upstream);
         let attempt = Box::pin(async move {
             let mut slot = Slot::new(request, Keep::ForRetry);
-            let answer = send::send(worker, upstream, &endpoint, &mut slot, None, Patience::Wait).await;
+            let answer = send::send(worker, upstream, &endpoint, &mut slot, None).await;
             slot.request();
             (answer, slot.take())
         });

@@ -9,7 +9,7 @@ use super::{
     connect::{self, ConnectError},
     places::{Asked, Full, Place, Waiting},
     pool::{Given, Http1, Pool, Stream},
-    send::SendError,
+    send::{SendError, Slot},
 };
 use crate::{
     endpoint::Endpoint,
@@ -34,10 +34,10 @@ pub async fn http1(
     upstream: &Upstream,
     endpoint: &Endpoint,
     pool: &Rc<Pool>,
-    patience: Patience,
+    slot: &Slot,
 ) -> Result<Http1, SendError> {
     loop {
-        let place = match place_or_connection(worker, upstream, pool, patience).await? {
+        let place = match place_or_connection(worker, upstream, pool, slot).await? {
             Turn::Place(place) => place,
             Turn::Given(Given::Http1(mut conn), waited) => {
                 // Its task may have to run once more to notice that the last exchange has ended.
@@ -66,7 +66,7 @@ pub async fn http2(
     upstream: &Upstream,
     endpoint: &Endpoint,
     pool: &Rc<Pool>,
-    patience: Patience,
+    slot: &Slot,
 ) -> Result<Stream, SendError> {
     let mut place = None;
     loop {
@@ -75,7 +75,7 @@ pub async fn http2(
         }
         // While somebody opens a connection, no other place is needed yet.
         if place.is_none() && !pool.is_opening() {
-            match Box::pin(place_or_connection(worker, upstream, pool, patience)).await? {
+            match Box::pin(place_or_connection(worker, upstream, pool, slot)).await? {
                 Turn::Place(taken) => place = Some(taken),
                 Turn::Given(Given::Http2(mut stream), waited) => {
                     stream.waited = waited;
@@ -134,16 +134,21 @@ async fn place_or_connection(
     worker: &Worker,
     upstream: &Upstream,
     pool: &Rc<Pool>,
-    patience: Patience,
+    slot: &Slot,
 ) -> Result<Turn, SendError> {
     let refused = || SendError::unprocessed(overloaded(upstream));
     let places = &upstream.service.places;
-    if patience == Patience::Never {
+    if slot.patience == Patience::Never {
         return places.spare(&upstream.limits).map(Turn::Place).ok_or_else(refused);
     }
     match places.ask(&upstream.limits).map_err(|Full| refused())? {
         Asked::Place(place) => Ok(Turn::Place(place)),
-        Asked::Wait(waiting) => Ok(wait(worker, pool, waiting).await),
+        Asked::Wait(waiting) => {
+            slot.queued.set(true);
+            let turn = wait(worker, pool, waiting).await;
+            slot.queued.set(false);
+            Ok(turn)
+        }
     }
 }
 
@@ -191,6 +196,13 @@ impl Drop for Queued<'_> {
 /// Counts a connection to an endpoint for as long as it is open.
 fn counted(worker: &Worker) -> ConnectionGuard {
     worker.telemetry.metrics.connection(ConnectionSide::Upstream, ConnectionState::Active)
+}
+
+/// The time-out came before a connection did: no endpoint is to blame.
+pub fn too_late(upstream: &Upstream, over: &Refusal) -> Refusal {
+    let (name, connections) = (&upstream.service.name, upstream.limits.connections());
+    let detail = format!("all of maxConnections: {connections} of service {name} were in use: {}", over.detail);
+    Refusal::with(Reason::Overloaded, detail)
 }
 
 fn overloaded(upstream: &Upstream) -> Refusal {

@@ -4,7 +4,7 @@
 //! be helped: what was not sent is sent again on another connection, and so is an idempotent request without a body
 //! (RFC 9110 §9.2.2, RFC 9112 §9.3.1).
 
-use std::{rc::Rc, sync::Arc};
+use std::{cell::Cell, rc::Rc, sync::Arc};
 
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
@@ -80,12 +80,26 @@ pub struct Slot {
     /// While an attempt runs. Here, so that an attempt that is given up leaves it behind.
     spare: Option<Request<RequestBody>>,
     keep: Keep,
+    /// What to do when there is no connection.
+    pub(super) patience: Patience,
+    /// It waits for a connection, of which there are as many as there may be.
+    pub(super) queued: Cell<bool>,
 }
 
 impl Slot {
     /// A request that has not been sent.
     pub const fn new(request: Request<RequestBody>, keep: Keep) -> Self {
-        Self { request: Some(request), spare: None, keep }
+        Self { request: Some(request), spare: None, keep, patience: Patience::Wait, queued: Cell::new(false) }
+    }
+
+    /// One that nobody waits for: it does not wait for a connection either.
+    pub fn impatient(request: Request<RequestBody>) -> Self {
+        Self { patience: Patience::Never, ..Self::new(request, Keep::ForReuse) }
+    }
+
+    /// Whether the attempt that ended was still waiting for a connection.
+    pub fn was_queued(&self) -> bool {
+        self.queued.get()
     }
 
     /// The request for the next attempt, if all of it can be had.
@@ -152,17 +166,14 @@ pub async fn send(
     endpoint: &Arc<Endpoint>,
     slot: &mut Slot,
     progress: Option<&Rc<Progress>>,
-    patience: Patience,
 ) -> Result<(Response<Incoming>, Lease), SendError> {
     let pool = worker.pools.of(upstream, endpoint);
     match upstream.protocol {
         // Boxed: the state of the rarer path must not make every request larger.
         AppProtocol::Http2 | AppProtocol::Grpc => {
-            Box::pin(http2(worker, upstream, endpoint, &pool, slot, progress, patience)).await
+            Box::pin(http2(worker, upstream, endpoint, &pool, slot, progress)).await
         }
-        AppProtocol::Http | AppProtocol::Tcp => {
-            http1(worker, upstream, endpoint, &pool, slot, progress, patience).await
-        }
+        AppProtocol::Http | AppProtocol::Tcp => http1(worker, upstream, endpoint, &pool, slot, progress).await,
     }
 }
 
@@ -173,7 +184,6 @@ async fn http1(
     pool: &Rc<Pool>,
     slot: &mut Slot,
     progress: Option<&Rc<Progress>>,
-    patience: Patience,
 ) -> Result<(Response<Incoming>, Lease), SendError> {
     let idempotent = slot.request().is_some_and(|request| is_idempotent(request.method()));
     let mut stale = 0;
@@ -182,7 +192,7 @@ async fn http1(
         let mut conn = match pooled {
             Some(conn) => conn,
             // Boxed: the rarer path again.
-            None => Box::pin(obtain::http1(worker, upstream, endpoint, pool, patience)).await?,
+            None => Box::pin(obtain::http1(worker, upstream, endpoint, pool, slot)).await?,
         };
         let reused = conn.served > 0;
         if reused && !idempotent {
@@ -225,12 +235,11 @@ async fn http2(
     pool: &Rc<Pool>,
     slot: &mut Slot,
     progress: Option<&Rc<Progress>>,
-    patience: Patience,
 ) -> Result<(Response<Incoming>, Lease), SendError> {
     let idempotent = slot.request().is_some_and(|request| is_idempotent(request.method()));
     let mut stale = 0;
     loop {
-        let stream = obtain::http2(worker, upstream, endpoint, pool, patience).await?;
+        let stream = obtain::http2(worker, upstream, endpoint, pool, slot).await?;
         let empty = slot.request().is_some_and(|request| request.body().is_empty());
         let request = slot.send(empty)?;
         let mut sender = stream.sender();

@@ -145,7 +145,8 @@ impl Client {
         let uri = if self.upstream.protocol == weft_model::config::AppProtocol::Http { "/" } else { "http://a/" };
         let request = Request::builder().method(method).uri(uri).header("host", "a").body(RequestBody::empty());
         let mut slot = Slot::new(request.unwrap(), Keep::ForReuse);
-        let sent = send::send(&self.worker, &self.upstream, &self.endpoint, &mut slot, None, self.patience).await;
+        slot.patience = self.patience;
+        let sent = send::send(&self.worker, &self.upstream, &self.endpoint, &mut slot, None).await;
         sent.map_err(|error| (error.refusal.reason, error.unprocessed, slot.request().is_some()))
     }
 
