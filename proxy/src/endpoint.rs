@@ -12,7 +12,7 @@ use std::{
 use fastrand::Rng;
 
 use crate::{
-    balance::{Pick, ewma::PeakEwma},
+    balance::ewma::PeakEwma,
     resilience::{
         breaker::State,
         circuit::{Circuit, Event},
@@ -267,12 +267,6 @@ impl Ticket {
             self.endpoint.failures.fetch_add(1, Relaxed);
         }
         self.endpoint.record(outcome, self.probe.take(), now, rng)
-    }
-}
-
-impl From<Pick> for Ticket {
-    fn from(pick: Pick) -> Self {
-        Self::new(pick.endpoint, pick.probe)
     }
 }
 

@@ -77,8 +77,10 @@ struct Prepared {
     hash: u64,
     /// The client has said how long it will wait.
     deadline: bool,
-    /// When a second endpoint is asked, and how many more at most.
-    hedge: Option<(Duration, u32)>,
+    /// The policy retries it, and its method allows that.
+    repeatable: bool,
+    /// When another endpoint is asked, too, and how many at most.
+    hedge: Option<hedge::Plan>,
     /// Fault injection: first the wait, then the refusal.
     fault: Option<Box<(Duration, Option<Refusal>)>>,
 }
@@ -167,17 +169,20 @@ fn prepare(
         body = body.keep(plan.max_body_bytes);
     }
     let hedgeable = body.is_empty() && client.is_none() && send::is_idempotent(&parts.method);
+    let hedge = if hedgeable { upstream.hedge(exchange.start) } else { None };
+    let keep = if repeatable.is_some() || hedge.is_some() { Keep::ForRetry } else { Keep::ForReuse };
     let mut request = Request::from_parts(parts, body);
     // An HTTP/1.0 client does not know interim responses, and hyper cannot send them over HTTP/2.
     if from_http11 && conn.guard.get().is_some() && !upstream.is_h2() {
         conn.interim.get_or_init(Arc::default).listen(&mut request);
     }
     Ok(Prepared {
-        request: Slot::new(request, if repeatable.is_some() { Keep::ForRetry } else { Keep::ForReuse }),
+        request: Slot::new(request, keep),
         client,
         hash,
         deadline: deadline.is_some(),
-        hedge: if hedgeable { upstream.hedge(exchange.start) } else { None },
+        repeatable: repeatable.is_some(),
+        hedge,
         fault,
     })
 }
@@ -197,7 +202,7 @@ async fn forward(exchange: &mut Exchange, prepared: &mut Prepared) -> Result<Ans
         worker.clock.read();
         abort.map_or(Ok(()), Err)?;
     }
-    let mut retries = Retries::new(target, upstream, prepared.hash, prepared.request.keep(), worker.clock.now());
+    let mut retries = Retries::new(target, upstream, prepared.hash, prepared.repeatable, worker.clock.now());
     // What a retry goes back to when no endpoint is left for it.
     let mut before: Option<Box<Result<Answered, Refusal>>> = None;
     loop {
@@ -214,21 +219,13 @@ async fn forward(exchange: &mut Exchange, prepared: &mut Prepared) -> Result<Ans
         }
         retries.tries(pick.endpoint.id);
         deadline(exchange, prepared)?;
-        let answered = match prepared.hedge {
-            Some((after, extra)) => {
-                let slot = &mut prepared.request;
-                Box::pin(hedge::attempt(exchange, &mut retries, pick, slot, after, extra)).await
-            }
-            None => attempt(exchange, &mut prepared.request, upstream, pick).await,
-        };
+        let answered = attempt(exchange, prepared, &mut retries, pick).await;
         let (wait, ended) = match answered {
-            Ok((mut response, lease)) => {
-                match retries.after_answer(&mut response, &mut prepared.request, exchange).await {
-                    Some(wait) => (wait, Ok((response, lease))),
-                    None => break done(Ok((response, lease)), prepared, exchange, target),
-                }
-            }
-            Err(error) => match retries.after_failure(error, &mut prepared.request, exchange) {
+            Ok((mut response, lease)) => match retries.after_answer(&mut response, &prepared.request, exchange).await {
+                Some(wait) => (wait, Ok((response, lease))),
+                None => break done(Ok((response, lease)), prepared, exchange, target),
+            },
+            Err(error) => match retries.after_failure(error, &prepared.request, exchange) {
                 (Some(wait), refusal) => (wait, Err(refusal)),
                 (None, refusal) => return Err(refusal.into()),
             },
@@ -241,27 +238,29 @@ async fn forward(exchange: &mut Exchange, prepared: &mut Prepared) -> Result<Ans
     }
 }
 
-/// Sends the request to one endpoint, under the time-outs in force.
+/// Sends the request to one endpoint, under the time-outs in force; to another one, too, if the policy hedges.
 ///
 /// What comes before the wait is outside of the future, as in [`handle`].
 fn attempt<'a>(
     exchange: &'a mut Exchange,
-    request: &'a mut Slot,
-    upstream: &'a Upstream,
+    prepared: &'a Prepared,
+    retries: &'a mut Retries<'_>,
     pick: Pick,
 ) -> impl Future<Output = Result<Answered, SendError>> + 'a {
-    let headers = request.request().map(Request::headers_mut);
-    let live = exchange.begin_attempt(pick.into(), upstream.tls.is_some(), headers);
+    let (request, upstream) = (&prepared.request, retries.upstream());
+    let live = request.with(|request| exchange.begin_attempt(pick, upstream, request.headers_mut()));
     async move {
+        let Some(live) = live else { return Err(send::lost()) };
         let conn = exchange.conn.clone();
         let worker = &conn.worker;
-        let answer = {
-            let progress = exchange.progress.clone();
-            let sending = pin!(send::send(worker, upstream, live.endpoint(), request, progress.as_ref()));
-            let relayed = pin!(interim::relay(&conn, sending));
-            exchange.within(relayed).await
-        };
-        let answer = match answer {
+        let endpoint = live.endpoint().clone();
+        let progress = exchange.progress.clone();
+        let sending = pin!(send::send(worker, upstream, &endpoint, request, progress.as_ref()));
+        let mut relayed = pin!(interim::relay(&conn, sending));
+        if let Some(plan) = prepared.hedge {
+            return Box::pin(hedge::race(exchange, retries, request, plan, live, relayed)).await;
+        }
+        let answer = match exchange.within(relayed.as_mut()).await {
             Err(over) if request.was_queued() => Err(SendError::unprocessed(obtain::too_late(upstream, &over.refusal))),
             answer => answer,
         };
@@ -270,7 +269,7 @@ fn attempt<'a>(
 }
 
 /// Refuses what nobody waits for any more, and tells the upstream how long the client will.
-fn deadline(exchange: &Exchange, prepared: &mut Prepared) -> Result<(), Refusal> {
+fn deadline(exchange: &Exchange, prepared: &Prepared) -> Result<(), Refusal> {
     if !prepared.deadline {
         return Ok(());
     }
@@ -280,9 +279,7 @@ fn deadline(exchange: &Exchange, prepared: &mut Prepared) -> Result<(), Refusal>
         let detail = "the client's own deadline was over before an endpoint was asked";
         return Err(Refusal::new(Reason::DeadlineExceeded, detail));
     }
-    if let Some(request) = prepared.request.request() {
-        headers::forward_deadline(request.headers_mut(), left);
-    }
+    prepared.request.with(|request| headers::forward_deadline(request.headers_mut(), left));
     Ok(())
 }
 

@@ -103,13 +103,11 @@ impl Record {
         worker: &Worker,
         endpoint: &Arc<Endpoint>,
         tls: bool,
-        headers: Option<&mut HeaderMap>,
+        headers: &mut HeaderMap,
         now: Instant,
     ) -> usize {
         let span_id = worker.attempt_span(&self.trace);
-        if let Some(headers) = headers {
-            self.trace.inject(headers, span_id);
-        }
+        self.trace.inject(headers, span_id);
         self.attempts.push(Attempt {
             span_id,
             start: now,

@@ -27,7 +27,7 @@ use crate::{
     balance::{Balancer, EndpointSet},
     endpoint::{Endpoint, InFlight},
     identity::{client::ClientTls, server::ServerIdentity},
-    layer::fault::Fault,
+    layer::{fault::Fault, hedge::Plan},
     resilience::{
         budget::SharedBudget,
         circuit::Circuit,
@@ -305,10 +305,10 @@ impl Hedge {
 
 impl Upstream {
     /// How long an attempt waits for company, and how much of it there may be.
-    pub fn hedge(&self, now: Instant) -> Option<(Duration, u32)> {
+    pub fn hedge(&self, now: Instant) -> Option<Plan> {
         let hedge = self.hedge.as_ref()?;
         let after = hedge.delay.get(hedge.latencies.as_deref(), now)?;
-        Some((after, hedge.extra))
+        Some(Plan { after, extra: hedge.extra })
     }
 
     /// An attempt took so long. `overloaded`: it ended with a time-out, or with an answer that says so.

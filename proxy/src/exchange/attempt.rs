@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 
 use super::Exchange;
 use crate::{
+    balance::Pick,
     endpoint::{Endpoint, Ticket},
     error::Reason,
     resilience::outcome::{Failure, Outcome},
@@ -37,10 +38,11 @@ pub struct Live {
 
 impl Exchange {
     /// An attempt begins; its trace context goes into `headers`.
-    pub fn begin_attempt(&mut self, ticket: Ticket, tls: bool, headers: Option<&mut HeaderMap>) -> Live {
+    pub fn begin_attempt(&mut self, pick: Pick, upstream: &Upstream, headers: &mut HeaderMap) -> Live {
         let worker = &self.conn.worker;
         let start = worker.clock.now();
-        let index = self.record.attempt(&worker.telemetry, ticket.endpoint(), tls, headers, start);
+        let ticket = Ticket::new(pick.endpoint, pick.probe);
+        let index = self.record.attempt(&worker.telemetry, ticket.endpoint(), upstream.tls.is_some(), headers, start);
         Live { index, start, head: None, ticket, judged: false }
     }
 

@@ -7,147 +7,177 @@ use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
     rc::Rc,
-    task::Poll,
+    task::{Context, Poll},
     time::Duration,
 };
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use smallvec::SmallVec;
+use tokio::time::Sleep;
 
 use super::retry::{self, Retries};
 use crate::{
     balance::Pick,
-    body::RequestBody,
     exchange::{Exchange, Live},
     snapshot::Upstream,
     upstream::{
         pool::Lease,
-        send::{self, Keep, SendError, Slot},
+        send::{self, SendError, Slot},
     },
+    wheel::{TICK, Timer},
     worker::Worker,
 };
 
-type Answer = Result<(Response<Incoming>, Lease), SendError>;
-/// What an attempt ends with, and the request if it can be sent again.
-type Ended = (Answer, Option<Request<RequestBody>>);
-
-/// An attempt that has not ended.
-struct Running<'u> {
-    live: Live,
-    attempt: Pin<Box<dyn Future<Output = Ended> + 'u>>,
+/// When a request is hedged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    /// Nobody has answered for so long.
+    pub after: Duration,
+    /// Attempts besides the first.
+    pub extra: u32,
 }
 
-/// The attempts at one request, and when the next one is due.
-struct Race<'u> {
-    worker: &'u Rc<Worker>,
-    upstream: &'u Upstream,
-    running: SmallVec<[Running<'u>; 2]>,
-    due: Option<Pin<Box<tokio::time::Sleep>>>,
+type Answer = Result<(Response<Incoming>, Lease), SendError>;
+
+/// An attempt beside the first.
+struct Rival<'u> {
+    live: Live,
+    sending: Pin<Box<dyn Future<Output = Answer> + 'u>>,
+}
+
+impl<'u> Rival<'u> {
+    fn start(
+        exchange: &mut Exchange,
+        worker: &'u Rc<Worker>,
+        upstream: &'u Upstream,
+        pick: Pick,
+        slot: Slot,
+    ) -> Option<Self> {
+        let endpoint = pick.endpoint.clone();
+        let live = slot.with(|request| exchange.begin_attempt(pick, upstream, Request::headers_mut(request)))?;
+        let sending = Box::pin(async move { send::send(worker, upstream, &endpoint, &slot, None).await });
+        Some(Self { live, sending })
+    }
+}
+
+/// A wait that costs next to nothing when it is long, and is exact when it is short.
+enum Due {
+    Coarse(Timer),
+    Exact(Pin<Box<Sleep>>),
+}
+
+impl Due {
+    /// From here on a tick of the wheel more or less does not matter.
+    const LONG: Duration = TICK.saturating_mul(5);
+
+    fn new(worker: &Worker, after: Duration) -> Self {
+        if after < Self::LONG {
+            return Self::Exact(Box::pin(tokio::time::sleep(after)));
+        }
+        Self::Coarse(worker.wheel.arm(worker.clock.now() + after))
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Coarse(timer) => timer.poll_elapsed(cx),
+            Self::Exact(sleep) => sleep.as_mut().poll(cx),
+        }
+    }
 }
 
 enum Event {
     /// Nobody has answered for a while.
     Due,
-    Ended(Live, Box<Ended>),
+    Ended(Live, Box<Answer>),
 }
 
-impl<'u> Race<'u> {
-    fn start(&mut self, exchange: &mut Exchange, pick: Pick, mut request: Request<RequestBody>) {
-        let endpoint = pick.endpoint.clone();
-        let tls = self.upstream.tls.is_some();
-        let live = exchange.begin_attempt(pick.into(), tls, Some(request.headers_mut()));
-        let (worker, upstream) = (self.worker, self.upstream);
-        let attempt = Box::pin(async move {
-            let mut slot = Slot::new(request, Keep::ForRetry);
-            let answer = send::send(worker, upstream, &endpoint, &mut slot, None).await;
-            slot.request();
-            (answer, slot.take())
-        });
-        self.running.push(Running { live, attempt });
+/// The attempts at one request, and when the next one is due.
+struct Race<'f, 'u, F> {
+    first: Option<(Live, Pin<&'f mut F>)>,
+    rivals: Vec<Rival<'u>>,
+    due: Option<Due>,
+}
+
+impl<F: Future<Output = Answer>> Race<'_, '_, F> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if let Some((_, sending)) = &mut self.first
+            && let Poll::Ready(answer) = sending.as_mut().poll(cx)
+            && let Some((live, _)) = self.first.take()
+        {
+            return Poll::Ready(Event::Ended(live, Box::new(answer)));
+        }
+        for place in 0..self.rivals.len() {
+            if let Poll::Ready(answer) = self.rivals[place].sending.as_mut().poll(cx) {
+                return Poll::Ready(Event::Ended(self.rivals.remove(place).live, Box::new(answer)));
+            }
+        }
+        if self.due.as_mut().is_some_and(|due| due.poll(cx).is_ready()) {
+            self.due = None;
+            return Poll::Ready(Event::Due);
+        }
+        Poll::Pending
     }
 
-    async fn next(&mut self) -> Result<Event, SendError> {
-        poll_fn(|cx| {
-            for place in 0..self.running.len() {
-                if let Poll::Ready(ended) = self.running[place].attempt.as_mut().poll(cx) {
-                    return Poll::Ready(Ok(Event::Ended(self.running.remove(place).live, Box::new(ended))));
-                }
-            }
-            if self.due.as_mut().is_some_and(|due| due.as_mut().poll(cx).is_ready()) {
-                self.due = None;
-                return Poll::Ready(Ok(Event::Due));
-            }
-            Poll::Pending
-        })
-        .await
+    fn is_over(&self) -> bool {
+        self.first.is_none() && self.rivals.is_empty()
+    }
+
+    /// Those that have not ended.
+    fn into_running(self) -> impl Iterator<Item = Live> {
+        self.first.map(|(live, _)| live).into_iter().chain(self.rivals.into_iter().map(|rival| rival.live))
     }
 }
 
-/// One attempt, with up to `extra` more when nobody has answered `after` so long. The request comes back into `slot` if
-/// it can be sent again. A 5xx counts only when nobody gives a better answer.
-pub async fn attempt(
+/// Waits for the answer to an attempt that has begun, and asks others when that takes too long. A 5xx counts only when
+/// nobody gives a better answer.
+pub async fn race<F: Future<Output = Answer>>(
     exchange: &mut Exchange,
     retries: &mut Retries<'_>,
-    first: Pick,
-    slot: &mut Slot,
-    after: Duration,
-    mut extra: u32,
+    slot: &Slot,
+    Plan { after, mut extra }: Plan,
+    first: Live,
+    sending: Pin<&mut F>,
 ) -> Answer {
     let conn = exchange.conn.clone();
     let (worker, upstream) = (&conn.worker, retries.upstream());
-    let Some(request) = slot.take() else { return Err(send::lost()) };
-    let mut spare = send::again(&request);
-    let timer = |extra: u32| (extra > 0).then(|| Box::pin(tokio::time::sleep(after)));
-    let mut race = Race { worker, upstream, running: SmallVec::new(), due: timer(extra) };
-    race.start(exchange, first, request);
+    let timer = |extra: u32| (extra > 0).then(|| Due::new(worker, after));
+    let mut race = Race { first: Some((first, sending)), rivals: Vec::new(), due: timer(extra) };
     let mut fallback = None;
     loop {
         let event = {
-            let next = pin!(race.next());
+            let next = pin!(async { Ok::<_, SendError>(poll_fn(|cx| race.poll(cx)).await) });
             exchange.within(next).await
         };
         let now = worker.clock.read();
-        match event {
-            Err(over) => {
-                for Running { live, .. } in race.running {
-                    exchange.attempt_failed(upstream, live, &over, now);
-                }
-                slot.put(spare);
-                return fallback.ok_or(over);
-            }
+        let (live, answer) = match event {
+            Ok(Event::Ended(live, answer)) => (live, *answer),
             Ok(Event::Due) => {
-                if let Some(next) = spare.as_ref().and_then(send::again)
+                if let Some(another) = slot.another()
                     && let Some(pick) = retries.hedge(exchange, now)
                 {
+                    race.rivals.extend(Rival::start(exchange, worker, upstream, pick, another));
                     extra -= 1;
-                    race.start(exchange, pick, next);
                     race.due = timer(extra);
                 }
+                continue;
             }
-            Ok(Event::Ended(live, ended)) => {
-                let (answer, back) = *ended;
-                spare = back.or(spare);
-                let answer = exchange.attempt_ended(upstream, live, answer, now);
-                let good = answer.as_ref().is_ok_and(|(response, _)| !response.status().is_server_error());
-                if !good && !race.running.is_empty() {
-                    fallback = answer.ok().or(fallback);
-                    continue;
-                }
-                for Running { live, .. } in race.running {
-                    exchange.attempt_cancelled(live, now);
-                }
-                slot.put(spare);
-                return match answer {
-                    Ok(answer) => {
-                        if let Some((response, lease)) = fallback {
-                            retry::drain(worker, response, lease);
-                        }
-                        Ok(answer)
-                    }
-                    Err(error) => fallback.ok_or(error),
-                };
+            Err(over) => {
+                race.into_running().for_each(|live| exchange.attempt_failed(upstream, live, &over, now));
+                return fallback.ok_or(over);
             }
+        };
+        let answer = exchange.attempt_ended(upstream, live, answer, now);
+        let good = answer.as_ref().is_ok_and(|(response, _)| !response.status().is_server_error());
+        if !good && !race.is_over() {
+            fallback = answer.ok().or(fallback);
+            continue;
         }
+        race.into_running().for_each(|live| exchange.attempt_cancelled(live, now));
+        if answer.is_ok()
+            && let Some((response, lease)) = fallback.take()
+        {
+            retry::drain(worker, response, lease);
+        }
+        return answer.or_else(|error| fallback.ok_or(error));
     }
 }

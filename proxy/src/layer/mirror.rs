@@ -89,8 +89,8 @@ async fn copy(worker: Rc<Worker>, upstream: Arc<Upstream>, request: Request<Requ
     let picked = upstream.pick_for_copy(worker.random(), now, &mut worker.rng.borrow_mut());
     let Ok(Pick { endpoint, .. }) = picked else { return };
     let exchange = async {
-        let mut request = Slot::impatient(request);
-        let sent = send::send(&worker, &upstream, &endpoint, &mut request, None).await;
+        let request = Slot::impatient(request);
+        let sent = send::send(&worker, &upstream, &endpoint, &request, None).await;
         if let Ok((response, mut lease)) = sent {
             let mut body = response.into_body();
             while let Some(Ok(_)) = body.frame().await {}

@@ -29,7 +29,7 @@ use crate::{
     telemetry::metrics::RetryOutcome,
     upstream::{
         pool::Lease,
-        send::{Keep, SendError, Slot},
+        send::{SendError, Slot},
     },
     worker::Worker,
 };
@@ -59,13 +59,13 @@ pub struct Retries<'t> {
 }
 
 impl<'t> Retries<'t> {
-    /// Before the first attempt. `keep` says whether its method may be repeated.
-    pub fn new(target: &'t Target, upstream: &'t Upstream, hash: u64, keep: Keep, now: Instant) -> Self {
+    /// Before the first attempt. `method` says whether it may be repeated.
+    pub fn new(target: &'t Target, upstream: &'t Upstream, hash: u64, method: bool, now: Instant) -> Self {
         let plan = target.retry.as_deref();
         if plan.is_some() || upstream.policy.hedge.is_some() {
             upstream.service.budget.deposit(now);
         }
-        let state = RetryState::new(keep == Keep::ForRetry);
+        let state = RetryState::new(method);
         Self { plan, target, upstream, hash, state, tried: SmallVec::new(), exhausted: false }
     }
 
@@ -105,7 +105,7 @@ impl<'t> Retries<'t> {
     pub async fn after_answer(
         &mut self,
         response: &mut Response<Incoming>,
-        request: &mut Slot,
+        request: &Slot,
         exchange: &mut Exchange,
     ) -> Option<Duration> {
         let plan = self.plan?;
@@ -138,7 +138,7 @@ impl<'t> Retries<'t> {
     pub fn after_failure(
         &mut self,
         error: SendError,
-        request: &mut Slot,
+        request: &Slot,
         exchange: &mut Exchange,
     ) -> (Option<Duration>, Refusal) {
         // What Weft refused itself, and what the client did wrong, ends here.
@@ -147,7 +147,7 @@ impl<'t> Retries<'t> {
         }
         let whole = request.is_whole();
         // What came back unsent has its body with it.
-        let repeatable = whole || (error.unprocessed && request.request().is_some());
+        let repeatable = whole || (error.unprocessed && request.with(|_| ()).is_some());
         if repeatable && error.unprocessed && self.tried.len() < PICKS && self.another_answers() {
             return (Some(Duration::ZERO), error.refusal);
         }

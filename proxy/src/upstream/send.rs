@@ -4,7 +4,11 @@
 //! be helped: what was not sent is sent again on another connection, and so is an idempotent request without a body
 //! (RFC 9110 §9.2.2, RFC 9112 §9.3.1).
 
-use std::{cell::Cell, rc::Rc, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+};
 
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
@@ -76,9 +80,9 @@ pub enum Keep {
 /// Moving it from future to future would cost more than parsing it.
 #[derive(Debug)]
 pub struct Slot {
-    request: Option<Request<RequestBody>>,
-    /// While an attempt runs. Here, so that an attempt that is given up leaves it behind.
-    spare: Option<Request<RequestBody>>,
+    request: RefCell<Option<Request<RequestBody>>>,
+    /// While an attempt runs. Here, so that an attempt that is given up leaves it behind, and another one can run beside.
+    spare: RefCell<Option<Request<RequestBody>>>,
     keep: Keep,
     /// What to do when there is no connection.
     pub(super) patience: Patience,
@@ -89,7 +93,13 @@ pub struct Slot {
 impl Slot {
     /// A request that has not been sent.
     pub const fn new(request: Request<RequestBody>, keep: Keep) -> Self {
-        Self { request: Some(request), spare: None, keep, patience: Patience::Wait, queued: Cell::new(false) }
+        Self {
+            request: RefCell::new(Some(request)),
+            spare: RefCell::new(None),
+            keep,
+            patience: Patience::Wait,
+            queued: Cell::new(false),
+        }
     }
 
     /// One that nobody waits for: it does not wait for a connection either.
@@ -102,12 +112,13 @@ impl Slot {
         self.queued.get()
     }
 
-    /// The request for the next attempt, if all of it can be had.
-    pub fn request(&mut self) -> Option<&mut Request<RequestBody>> {
-        if self.request.is_none() {
-            self.request = self.spare.take();
+    /// Looks at the request for the next attempt, if all of it can be had.
+    pub fn with<T>(&self, f: impl FnOnce(&mut Request<RequestBody>) -> T) -> Option<T> {
+        let mut request = self.request.borrow_mut();
+        if request.is_none() {
+            *request = self.spare.take();
         }
-        self.request.as_mut()
+        request.as_mut().map(f)
     }
 
     /// Whether the caller may want to send it again.
@@ -116,35 +127,34 @@ impl Slot {
     }
 
     /// Whether the next attempt would send what the client sent.
-    pub fn is_whole(&mut self) -> bool {
-        self.request().is_some_and(|request| request.body().is_whole())
+    pub fn is_whole(&self) -> bool {
+        self.with(|request| request.body().is_whole()).unwrap_or(false)
     }
 
-    /// The request, taken out.
-    pub fn take(&mut self) -> Option<Request<RequestBody>> {
-        self.request.take()
-    }
-
-    /// What an attempt elsewhere has left of it.
-    pub fn put(&mut self, request: Option<Request<RequestBody>>) {
-        self.request = request;
+    /// The same request for an attempt beside the one that runs, as far as it can be had.
+    pub fn another(&self) -> Option<Self> {
+        let copy = again(self.spare.borrow().as_ref()?)?;
+        Some(Self::new(copy, self.keep))
     }
 
     /// Takes it out for an attempt; `repeatable` says that this module may have to send it again.
-    fn send(&mut self, repeatable: bool) -> Result<Request<RequestBody>, SendError> {
+    fn send(&self, repeatable: bool) -> Result<Request<RequestBody>, SendError> {
         let request = self.request.take().ok_or_else(lost)?;
-        let keeps = repeatable || self.keep == Keep::ForRetry;
-        self.spare = if keeps { again(&request) } else { None };
+        if repeatable || self.keep == Keep::ForRetry {
+            self.spare.replace(again(&request));
+        }
         Ok(request)
     }
 
     /// An attempt failed: `unsent` came back from it. Otherwise the copy takes its place, if `repeatable` or the caller
     /// wants it. Whether there is a request for another attempt.
-    fn failed(&mut self, unsent: Option<Request<RequestBody>>, repeatable: bool) -> bool {
+    fn failed(&self, unsent: Option<Request<RequestBody>>, repeatable: bool) -> bool {
         let keeps = repeatable || self.keep == Keep::ForRetry;
         let spare = self.spare.take().filter(|spare| keeps && spare.body().is_whole());
-        self.request = unsent.or(spare);
-        self.request.is_some()
+        let request = unsent.or(spare);
+        let any = request.is_some();
+        self.request.replace(request);
+        any
     }
 }
 
@@ -164,7 +174,7 @@ pub async fn send(
     worker: &Worker,
     upstream: &Upstream,
     endpoint: &Arc<Endpoint>,
-    slot: &mut Slot,
+    slot: &Slot,
     progress: Option<&Rc<Progress>>,
 ) -> Result<(Response<Incoming>, Lease), SendError> {
     let pool = worker.pools.of(upstream, endpoint);
@@ -182,10 +192,10 @@ async fn http1(
     upstream: &Upstream,
     endpoint: &Endpoint,
     pool: &Rc<Pool>,
-    slot: &mut Slot,
+    slot: &Slot,
     progress: Option<&Rc<Progress>>,
 ) -> Result<(Response<Incoming>, Lease), SendError> {
-    let idempotent = slot.request().is_some_and(|request| is_idempotent(request.method()));
+    let idempotent = slot.with(|request| is_idempotent(request.method())).unwrap_or(false);
     let mut stale = 0;
     loop {
         let pooled = if stale < STALE_TRIES { pool.checkout().await } else { None };
@@ -204,7 +214,7 @@ async fn http1(
                 continue;
             }
         }
-        let empty = slot.request().is_some_and(|request| request.body().is_empty());
+        let empty = slot.with(|request| request.body().is_empty()).unwrap_or(false);
         let repeatable = reused && idempotent && empty;
         let request = slot.send(repeatable)?;
         match conn.send.try_send_request(request).await {
@@ -233,14 +243,14 @@ async fn http2(
     upstream: &Upstream,
     endpoint: &Endpoint,
     pool: &Rc<Pool>,
-    slot: &mut Slot,
+    slot: &Slot,
     progress: Option<&Rc<Progress>>,
 ) -> Result<(Response<Incoming>, Lease), SendError> {
-    let idempotent = slot.request().is_some_and(|request| is_idempotent(request.method()));
+    let idempotent = slot.with(|request| is_idempotent(request.method())).unwrap_or(false);
     let mut stale = 0;
     loop {
         let stream = obtain::http2(worker, upstream, endpoint, pool, slot).await?;
-        let empty = slot.request().is_some_and(|request| request.body().is_empty());
+        let empty = slot.with(|request| request.body().is_empty()).unwrap_or(false);
         let request = slot.send(empty)?;
         let mut sender = stream.sender();
         match sender.try_send_request(request).await {
@@ -270,7 +280,7 @@ pub fn is_idempotent(method: &Method) -> bool {
 }
 
 /// The same request for another attempt, if its body can be had again.
-pub fn again(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+fn again(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
     let mut copy = Request::new(request.body().again()?);
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();

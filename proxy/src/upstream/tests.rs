@@ -146,8 +146,8 @@ impl Client {
         let request = Request::builder().method(method).uri(uri).header("host", "a").body(RequestBody::empty());
         let mut slot = Slot::new(request.unwrap(), Keep::ForReuse);
         slot.patience = self.patience;
-        let sent = send::send(&self.worker, &self.upstream, &self.endpoint, &mut slot, None).await;
-        sent.map_err(|error| (error.refusal.reason, error.unprocessed, slot.request().is_some()))
+        let sent = send::send(&self.worker, &self.upstream, &self.endpoint, &slot, None).await;
+        sent.map_err(|error| (error.refusal.reason, error.unprocessed, slot.with(|_| ()).is_some()))
     }
 
     /// A whole exchange.
