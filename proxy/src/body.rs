@@ -33,6 +33,8 @@ pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 /// What happened to a request body so far; shared between the body and the exchange.
 #[derive(Debug, Default)]
 pub struct Progress {
+    /// The client has been asked for more, and has not sent it yet.
+    pub asked: Cell<bool>,
     /// The whole body has been handed on.
     pub done: Cell<bool>,
     /// When that was (coarse).
@@ -154,7 +156,7 @@ impl RequestBody {
     fn restarted(&self) {
         if let Some(progress) = &self.progress {
             progress.done.set(false);
-            progress.ended.set(None);
+            progress.asked.set(false);
         }
     }
 
@@ -162,7 +164,10 @@ impl RequestBody {
     fn ended(&mut self) {
         if let Some(progress) = &self.progress {
             progress.done.set(true);
-            progress.ended.set(self.conn.as_ref().map(|conn| conn.worker.clock.now()));
+            // Of all attempts, the first one that sent all of it.
+            if progress.ended.get().is_none() {
+                progress.ended.set(self.conn.as_ref().map(|conn| conn.worker.clock.now()));
+            }
         }
         for tee in self.tees.drain(..) {
             // A mirror that does not keep up has an incomplete copy already.
@@ -205,6 +210,9 @@ impl Body for RequestBody {
             }
             Source::Kept(reader) => return reader.poll_frame(cx),
         };
+        if let Some(progress) = &this.progress {
+            progress.asked.set(polled.is_pending());
+        }
         match polled {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Some(Ok(frame))) => {
@@ -278,6 +286,9 @@ impl ReplyBody {
     /// The upstream's body.
     pub fn upstream(body: Incoming, mut lease: Lease, mut exchange: Box<Exchange>) -> Self {
         let first = exchange.aside.take();
+        if first.as_ref().is_some_and(|first| first.is_data()) {
+            exchange.message_passed();
+        }
         let source = if body.is_end_stream() {
             lease.finish();
             exchange.response_ended();
@@ -364,10 +375,22 @@ impl Body for ReplyBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.source {
+        let rest = match &self.source {
             ReplySource::Empty => SizeHint::with_exact(0),
             ReplySource::Full(text) => SizeHint::with_exact(text.len() as u64),
             ReplySource::Upstream { body, .. } => body.size_hint(),
-        }
+        };
+        let first = self.first.as_ref().and_then(|first| first.data_ref()).map_or(0, |data| data.len() as u64);
+        if first == 0 { rest } else { longer(&rest, first) }
     }
+}
+
+/// The size of a body of which `by` bytes are taken out already.
+fn longer(rest: &SizeHint, by: u64) -> SizeHint {
+    let mut hint = SizeHint::new();
+    hint.set_lower(rest.lower() + by);
+    if let Some(upper) = rest.upper() {
+        hint.set_upper(upper + by);
+    }
+    hint
 }

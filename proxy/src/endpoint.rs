@@ -260,6 +260,11 @@ impl Ticket {
         self.probe.take()
     }
 
+    /// Whether it finds out if the endpoint works again.
+    pub const fn is_probe(&self) -> bool {
+        self.probe.is_some()
+    }
+
     /// Says how the attempt went; what changed by it at the endpoint's breaker.
     #[inline]
     pub fn judge(&mut self, outcome: Outcome, now: Instant, rng: &mut Rng) -> Option<Arc<Event>> {

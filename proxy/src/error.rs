@@ -106,11 +106,6 @@ impl Reason {
         Self::Internal,
     ];
 
-    /// Whether the client is to blame, and no endpoint.
-    pub const fn is_clients_fault(self) -> bool {
-        matches!(self, Self::BadRequest | Self::RequestTimeout | Self::RequestTooLarge)
-    }
-
     /// The row of this reason.
     #[rustfmt::skip]
     pub const fn row(self) -> Row {

@@ -51,8 +51,8 @@ pub struct Exchange {
     /// Position among the rule's backends.
     target: Option<usize>,
     deadlines: Option<Deadlines>,
-    /// The time-out in force is the client's own deadline.
-    client_deadline: bool,
+    /// The client's own deadline; it counts beside the time-outs.
+    client_deadline: Option<Instant>,
     /// The attempt whose response the client gets, or may get.
     live: Option<Live>,
     /// A frame of the response's body that was read before its head is passed on.
@@ -134,7 +134,7 @@ impl Exchange {
             snapshot: None,
             target: None,
             deadlines: None,
-            client_deadline: false,
+            client_deadline: None,
             live: None,
             aside: None,
             progress: None,
@@ -161,19 +161,23 @@ impl Exchange {
         self.holds.service = Some(self.conn.worker.telemetry.metrics.in_flight(&target.slot));
     }
 
-    /// The client waits no longer than this; only ever shortens what is in force.
+    /// The client waits no longer than this, whatever the time-outs are.
     pub fn limit(&mut self, timeout: Duration) {
-        if let Some(deadlines) = &mut self.deadlines {
-            let shorter = deadlines.request.filter(|request| deadlines.whole && *request <= timeout);
-            self.client_deadline = shorter.is_none();
-            deadlines.request = Some(shorter.unwrap_or(timeout));
-            deadlines.whole = true;
-        }
+        self.client_deadline = Some(self.start + timeout);
     }
 
     /// When the whole exchange has to be over, if somebody said so.
     pub fn deadline(&self) -> Option<Instant> {
-        self.deadlines?.whole_deadline(self.start)
+        let whole = self.deadlines.and_then(|deadlines| deadlines.whole_deadline(self.start));
+        [whole, self.client_deadline].into_iter().flatten().min()
+    }
+
+    /// When the response's head has to be there, as far as that is known now.
+    pub fn head_deadline(&self) -> Option<Instant> {
+        let ended = self.progress.as_ref().map_or(Some(self.start), |progress| progress.ended.get());
+        let default = self.deadlines.filter(|deadlines| !deadlines.whole).and_then(|deadlines| deadlines.request);
+        let head = default.and_then(|default| Some(ended? + default));
+        [head, self.deadline()].into_iter().flatten().min()
     }
 
     /// Takes a place among the requests that the service may have in flight.
@@ -197,12 +201,17 @@ impl Exchange {
         Ok(())
     }
 
-    /// Takes a place among the retries that the service may have in flight, kept until the exchange is over.
+    /// Takes a place among the retries that the service may have in flight, kept until the client has an answer.
     pub fn occupy_retry(&mut self, upstream: &Upstream) -> bool {
         if self.holds.retry.is_none() {
             self.holds.retry = Place::take(&upstream.service.retries, upstream.policy.connection_pool.max_retries);
         }
         self.holds.retry.is_some()
+    }
+
+    /// There will be no retry, or it is over.
+    pub fn release_retry(&mut self) {
+        self.holds.retry = None;
     }
 
     /// Whether all of the request has been sent.
@@ -221,9 +230,10 @@ impl Exchange {
         self.snapshot.as_ref().map(|(snapshot, rule)| &snapshot.rules[*rule as usize])
     }
 
-    /// Runs an attempt under the time-outs in force.
+    /// Runs an attempt that began at `began`, or a part of it, under the time-outs in force.
     pub async fn within<T, E: From<TimedOut>>(
         &mut self,
+        began: Instant,
         mut attempt: Pin<&mut impl Future<Output = Result<T, E>>>,
     ) -> Result<T, E> {
         let Some(deadlines) = self.deadlines else { return attempt.await };
@@ -231,7 +241,7 @@ impl Exchange {
         let mut waiting = Waiting {
             deadlines,
             start: self.start,
-            attempt: started,
+            attempt: began,
             heard: started,
             progress: self.progress.clone(),
             client: self.client_deadline,
@@ -270,6 +280,8 @@ impl Exchange {
     pub fn answered(&mut self, status: u16) {
         self.record.status = status;
         self.head_seen();
+        // What streams on for hours is no retry any more.
+        self.release_retry();
         // The timer still stands at a deadline of the head. It is looked at only if the body makes somebody wait.
         self.moved = true;
     }
@@ -298,7 +310,7 @@ impl Exchange {
     /// While the upstream's body makes no progress: ready once it has taken too long.
     pub fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<Refusal> {
         let Some(deadlines) = self.deadlines else { return Poll::Pending };
-        let whole = deadlines.whole_deadline(self.start);
+        let whole = self.deadline();
         let next = |now: Instant| [whole, deadlines.idle.map(|idle| now + idle)].into_iter().flatten().min();
         let now = self.conn.worker.clock.now();
         let timer = match (&self.timer, next(now)) {

@@ -14,6 +14,7 @@ pub mod endpoint;
 pub mod error;
 pub mod exchange;
 pub mod explain;
+pub mod forward;
 pub mod headers;
 pub mod health;
 pub mod identity;

@@ -1,33 +1,26 @@
-//! The life of a request, on one screen. Read `prepare` and `forward` from top to bottom.
+//! The life of a request. Read `prepare` from top to bottom, then [`crate::forward`].
 //!
 //! The steps are plain functions around one `async fn`, and not a stack of tower services: the code stands in the order
 //! in which things happen, and what a route does not use is a branch not taken. tower stays the place where users extend.
 
-use std::{convert::Infallible, future::Future, pin::pin, rc::Rc, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::Future, rc::Rc};
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri::PathAndQuery};
 use hyper::body::Incoming;
 
 use crate::{
-    balance::{Pick, hash_str},
+    balance::hash_str,
     body::{ReplyBody, RequestBody},
     conn::Conn,
     error::{Reason, Refusal},
     exchange::Exchange,
+    forward::{Prepared, forward},
     headers::{self, Seen},
-    layer::{
-        hedge, mirror, ratelimit,
-        retry::{self, Retries},
-        shed, target,
-    },
+    layer::{mirror, ratelimit, shed, target},
     reply::{self, Answer, Manner},
     snapshot::{Rule, Target, Upstream},
-    upgrade::{Client, Tunnel},
-    upstream::{
-        interim, obtain,
-        pool::Lease,
-        send::{self, Keep, SendError, Slot},
-    },
+    upgrade::Client,
+    upstream::send::{self, Keep, Slot},
 };
 
 /// Answers one request. Never fails: what goes wrong becomes a reply with its reason.
@@ -68,23 +61,6 @@ pub fn handle(
     }
 }
 
-/// A request that is ready to be sent.
-struct Prepared {
-    request: Slot,
-    /// The client's side of a tunnel, if it asked for one.
-    client: Option<Client>,
-    /// For RingHash and Maglev.
-    hash: u64,
-    /// The client has said how long it will wait.
-    deadline: bool,
-    /// The policy retries it, and its method allows that.
-    repeatable: bool,
-    /// When another endpoint is asked, too, and how many at most.
-    hedge: Option<hedge::Plan>,
-    /// Fault injection: first the wait, then the refusal.
-    fault: Option<Box<(Duration, Option<Refusal>)>>,
-}
-
 /// Everything before the first wait: which rule, which backend, and what the upstream will see.
 fn prepare(
     conn: &Rc<Conn>,
@@ -114,7 +90,6 @@ fn prepare(
     if let Some(limits) = &target.limits {
         ratelimit::charge(limits, &upstream.service.circuit, exchange, request.headers(), asked.path())?;
     }
-    exchange.occupy(upstream)?;
     let deadline = headers::deadline(request.headers(), seen);
     if let Some(deadline) = deadline {
         exchange.limit(deadline);
@@ -128,6 +103,10 @@ fn prepare(
             (None, None) => None,
         },
     };
+    // A request that is made to wait takes its place afterwards.
+    if fault.is_none() {
+        exchange.occupy(upstream)?;
+    }
 
     // What the upstream sees.
     let from_http11 = request.version() == Version::HTTP_11;
@@ -171,133 +150,19 @@ fn prepare(
     let hedgeable = body.is_empty() && client.is_none() && send::is_idempotent(&parts.method);
     let hedge = if hedgeable { upstream.hedge(exchange.start) } else { None };
     let keep = if repeatable.is_some() || hedge.is_some() { Keep::ForRetry } else { Keep::ForReuse };
-    let mut request = Request::from_parts(parts, body);
-    // An HTTP/1.0 client does not know interim responses, and hyper cannot send them over HTTP/2.
-    if from_http11 && conn.guard.get().is_some() && !upstream.is_h2() {
-        conn.interim.get_or_init(Arc::default).listen(&mut request);
-    }
+    // An HTTP/1.0 client does not know interim responses, and hyper cannot send them over HTTP/2. Of two attempts at a
+    // time nobody could tell whose they are.
+    let interim = from_http11 && conn.guard.get().is_some() && !upstream.is_h2() && hedge.is_none();
     Ok(Prepared {
-        request: Slot::new(request, keep),
+        request: Slot::new(Request::from_parts(parts, body), keep),
         client,
         hash,
         deadline: deadline.is_some(),
+        interim,
         repeatable: repeatable.is_some(),
         hedge,
         fault,
     })
-}
-
-/// An answer, and the connection that it comes on.
-type Answered = (Response<Incoming>, Lease);
-
-/// Picks an endpoint, sends, and makes the response fit for the client; again when that fails and may be repeated.
-async fn forward(exchange: &mut Exchange, prepared: &mut Prepared) -> Result<Answered, Answer> {
-    let conn = exchange.conn.clone();
-    let worker = &conn.worker;
-    let chosen = exchange.target().ok_or_else(|| nowhere("no backend was chosen"))?;
-    let target = chosen.target().ok_or_else(|| nowhere("no backend was chosen"))?;
-    let upstream = chosen.upstream().ok_or_else(|| nowhere("the service or its port does not exist"))?;
-    if let Some((delay, abort)) = prepared.fault.take().map(|fault| *fault) {
-        Box::pin(tokio::time::sleep(delay)).await;
-        worker.clock.read();
-        abort.map_or(Ok(()), Err)?;
-    }
-    let mut retries = Retries::new(target, upstream, prepared.hash, prepared.repeatable, worker.clock.now());
-    // What a retry goes back to when no endpoint is left for it.
-    let mut before: Option<Box<Result<Answered, Refusal>>> = None;
-    loop {
-        let now = worker.clock.now();
-        let pick = match upstream.pick(prepared.hash, retries.avoided(), now, &mut worker.rng.borrow_mut()) {
-            Ok(pick) => pick,
-            Err(unpicked) => match before {
-                Some(before) => break done(*before, prepared, exchange, target),
-                None => return Err(upstream.refusal(unpicked, now).into()),
-            },
-        };
-        if let Some(Ok((response, lease))) = before.take().map(|before| *before) {
-            retry::drain(worker, response, lease);
-        }
-        retries.tries(pick.endpoint.id);
-        deadline(exchange, prepared)?;
-        let answered = attempt(exchange, prepared, &mut retries, pick).await;
-        let (wait, ended) = match answered {
-            Ok((mut response, lease)) => match retries.after_answer(&mut response, &prepared.request, exchange).await {
-                Some(wait) => (wait, Ok((response, lease))),
-                None => break done(Ok((response, lease)), prepared, exchange, target),
-            },
-            Err(error) => match retries.after_failure(error, &prepared.request, exchange) {
-                (Some(wait), refusal) => (wait, Err(refusal)),
-                (None, refusal) => return Err(refusal.into()),
-            },
-        };
-        before = Some(Box::new(ended));
-        if !wait.is_zero() {
-            Box::pin(tokio::time::sleep(wait)).await;
-            worker.clock.read();
-        }
-    }
-}
-
-/// Sends the request to one endpoint, under the time-outs in force; to another one, too, if the policy hedges.
-///
-/// What comes before the wait is outside of the future, as in [`handle`].
-fn attempt<'a>(
-    exchange: &'a mut Exchange,
-    prepared: &'a Prepared,
-    retries: &'a mut Retries<'_>,
-    pick: Pick,
-) -> impl Future<Output = Result<Answered, SendError>> + 'a {
-    let (request, upstream) = (&prepared.request, retries.upstream());
-    let live = request.with(|request| exchange.begin_attempt(pick, upstream, request.headers_mut()));
-    async move {
-        let Some(live) = live else { return Err(send::lost()) };
-        let conn = exchange.conn.clone();
-        let worker = &conn.worker;
-        let endpoint = live.endpoint().clone();
-        let progress = exchange.progress.clone();
-        let sending = pin!(send::send(worker, upstream, &endpoint, request, progress.as_ref()));
-        let mut relayed = pin!(interim::relay(&conn, sending));
-        if let Some(plan) = prepared.hedge {
-            return Box::pin(hedge::race(exchange, retries, request, plan, live, relayed)).await;
-        }
-        let answer = match exchange.within(relayed.as_mut()).await {
-            Err(over) if request.was_queued() => Err(SendError::unprocessed(obtain::too_late(upstream, &over.refusal))),
-            answer => answer,
-        };
-        exchange.attempt_ended(upstream, live, answer, worker.clock.read())
-    }
-}
-
-/// Refuses what nobody waits for any more, and tells the upstream how long the client will.
-fn deadline(exchange: &Exchange, prepared: &Prepared) -> Result<(), Refusal> {
-    if !prepared.deadline {
-        return Ok(());
-    }
-    let Some(deadline) = exchange.deadline() else { return Ok(()) };
-    let left = deadline.saturating_duration_since(exchange.conn.worker.clock.read());
-    if left.is_zero() {
-        let detail = "the client's own deadline was over before an endpoint was asked";
-        return Err(Refusal::new(Reason::DeadlineExceeded, detail));
-    }
-    prepared.request.with(|request| headers::forward_deadline(request.headers_mut(), left));
-    Ok(())
-}
-
-/// What the client gets.
-fn done(
-    ended: Result<Answered, Refusal>,
-    prepared: &mut Prepared,
-    exchange: &mut Exchange,
-    target: &Target,
-) -> Result<Answered, Answer> {
-    let (mut response, mut lease) = ended?;
-    match finish(&mut response, &mut lease, prepared.client.take(), exchange, target) {
-        Ok(()) => Ok((response, lease)),
-        Err(refusal) => {
-            exchange.response_failed(refusal.reason);
-            Err(refusal.into())
-        }
-    }
 }
 
 /// Request and fields as the upstream gets them.
@@ -335,52 +200,8 @@ fn apply(
     }
 }
 
-/// Makes the upstream's response fit for the client; starts the tunnel if that is what it is.
-fn finish(
-    response: &mut Response<Incoming>,
-    lease: &mut Lease,
-    client: Option<Client>,
-    exchange: &Exchange,
-    target: &Target,
-) -> Result<(), Refusal> {
-    let conn = &exchange.conn;
-    let response_headers = exchange.rule().and_then(|rule| rule.response_headers.as_ref());
-    let connect = exchange.record.method() == Method::CONNECT;
-    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    if !connect && switched && !response.headers().contains_key(header::UPGRADE) {
-        let detail = "the endpoint switched protocols without saying to which";
-        return Err(Refusal::new(Reason::BadUpstreamResponse, detail));
-    }
-    let tunnel = if connect { response.status().is_success() } else { switched };
-    if switched && client.is_none() {
-        let detail = "the endpoint switched protocols without being asked to";
-        return Err(Refusal::new(Reason::BadUpstreamResponse, detail));
-    }
-    headers::check_response_framing(response)?;
-    // A proxy speaks its own version (RFC 9110 §2.5), whatever the endpoint speaks.
-    *response.version_mut() = Version::HTTP_11;
-    if headers::prepare_response(response.headers_mut(), tunnel && !connect).close {
-        lease.forfeit();
-    }
-    for modifier in [response_headers, target.response_headers.as_ref()].into_iter().flatten() {
-        modifier.apply(response.headers_mut());
-    }
-    if let Some(client) = client {
-        // Bytes that the guard held back belong to the tunnel, or are the next request.
-        if let Some(guard) = conn.guard.get() {
-            guard.resume_after_upgrade(tunnel);
-        }
-        if tunnel {
-            lease.forfeit();
-            Tunnel::new(conn, hyper::upgrade::on(response), target).start(conn, client);
-        } else if connect {
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
-    }
-    Ok(())
-}
-
-fn nowhere(detail: &'static str) -> Refusal {
+/// There is no endpoint that the request could go to.
+pub fn nowhere(detail: &'static str) -> Refusal {
     Refusal::new(Reason::NoEndpoint, detail)
 }
 

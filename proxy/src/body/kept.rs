@@ -14,10 +14,12 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
-use super::{BodyError, RequestBody};
+use super::{BodyError, RequestBody, longer};
 
 /// Kept frames are joined beyond this many: a client that sends single bytes must not make us keep a list of them.
 const MOST_FRAMES: usize = 64;
+/// Smaller frames are copied: each would otherwise keep the whole buffer that it was read into.
+const SMALL: usize = 2048;
 
 /// A body and what has been read of it.
 #[derive(Debug)]
@@ -103,6 +105,10 @@ impl Reader {
             inner.body.ended();
             return Poll::Ready(inner.trailers.clone().map(|trailers| Ok(Frame::trailers(trailers))));
         }
+        if Rc::strong_count(&kept) <= 2 {
+            // This one, and the count above: nobody will ask again.
+            inner.lose();
+        }
         let read = ready!(Pin::new(&mut inner.body).poll_frame(cx));
         match &read {
             Some(Ok(frame)) => {
@@ -138,13 +144,7 @@ impl Reader {
         if inner.ended {
             return SizeHint::with_exact(ahead);
         }
-        let rest = inner.body.size_hint();
-        let mut hint = SizeHint::new();
-        hint.set_lower(rest.lower() + ahead);
-        if let Some(upper) = rest.upper() {
-            hint.set_upper(upper + ahead);
-        }
-        hint
+        longer(&inner.body.size_hint(), ahead)
     }
 }
 
@@ -162,7 +162,7 @@ impl Inner {
         if self.bytes > self.limit {
             return self.lose();
         }
-        self.frames.push(data.clone());
+        self.frames.push(if data.len() < SMALL { Bytes::copy_from_slice(data) } else { data.clone() });
         if self.frames.len() > MOST_FRAMES {
             let mut joined = BytesMut::with_capacity(self.frames.iter().map(Bytes::len).sum());
             self.frames.drain(..).for_each(|frame| joined.extend_from_slice(&frame));
@@ -223,6 +223,7 @@ mod tests {
     async fn an_attempt_gets_what_came_before_and_then_the_rest() {
         let (to, body, progress) = fed();
         let mut first = Kept::first(body, 100);
+        let _spare = first.again();
         feed(&to, "one ").await;
         assert_eq!(next(&mut first).await.unwrap().unwrap(), "one ");
         let mut second = first.again().unwrap();
@@ -243,6 +244,7 @@ mod tests {
     async fn trailers_are_kept_too() {
         let (to, body, _) = fed();
         let mut first = Kept::first(body, 100);
+        let _spare = first.again();
         feed(&to, "a").await;
         let mut trailers = HeaderMap::new();
         trailers.insert("x-sum", "1".parse().unwrap());
@@ -255,6 +257,7 @@ mod tests {
     async fn what_is_too_long_streams_on_but_cannot_be_had_again() {
         let (to, body, _) = fed();
         let mut first = Kept::first(body, 4);
+        let _spare = first.again();
         feed(&to, "1234").await;
         assert_eq!(next(&mut first).await.unwrap().unwrap(), "1234");
         assert!(first.is_whole());
@@ -268,6 +271,7 @@ mod tests {
     async fn a_body_that_broke_off_is_not_sent_again() {
         let (to, body, _) = fed();
         let mut first = Kept::first(body, 100);
+        let _spare = first.again();
         feed(&to, "half").await;
         drop(to);
         assert_eq!(next(&mut first).await.unwrap().unwrap(), "half");
@@ -276,9 +280,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_nobody_can_ask_for_again_is_not_kept() {
+        let (to, body, _) = fed();
+        let mut first = Kept::first(body, 100);
+        let spare = first.again();
+        feed(&to, "one").await;
+        assert_eq!(next(&mut first).await.unwrap().unwrap(), "one");
+        assert!(first.is_whole());
+        drop(spare);
+        feed(&to, "two").await;
+        assert_eq!(next(&mut first).await.unwrap().unwrap(), "two");
+        assert!(first.kept.inner.borrow().frames.is_empty());
+    }
+
+    #[tokio::test]
     async fn many_small_frames_are_joined() {
         let (to, body, _) = fed();
         let mut first = Kept::first(body, 1000);
+        let _spare = first.again();
         let text: String = ('a'..='z').cycle().take(500).collect();
         for letter in text.chars() {
             feed(&to, &letter.to_string()).await;

@@ -21,6 +21,8 @@ use crate::{
 /// A failed attempt counts as one that took so long: otherwise an endpoint that refuses at once would look fast, and
 /// draw requests.
 const FAILURE: Duration = Duration::from_secs(1);
+/// A probe that nobody could wait for has failed when it took so long; a shorter one may not have been given a chance.
+const PROBE_PATIENCE: Duration = Duration::from_millis(100);
 
 /// An attempt under way. Dropped before its end, its client went away or another attempt was faster: that says nothing
 /// about the endpoint.
@@ -50,20 +52,18 @@ impl Exchange {
     pub fn attempt_ended(
         &mut self,
         upstream: &Upstream,
-        live: Live,
+        mut live: Live,
         answer: Result<(Response<Incoming>, Lease), SendError>,
         now: Instant,
     ) -> Result<(Response<Incoming>, Lease), SendError> {
         match &answer {
             Ok((response, lease)) => {
-                // The first exchange on a connection includes opening it, which says nothing of the requests to come;
-                // nor does a wait for a connection of which there are too few.
-                if !lease.is_fresh() {
-                    let end = now.checked_sub(lease.waited()).unwrap_or(now);
-                    live.ticket.endpoint().observe(live.start, live.took(end), end);
-                    let overloaded = matches!(response.status().as_u16(), 429 | 503);
-                    upstream.took(live.took(end), overloaded, end);
-                }
+                // Neither opening a connection nor waiting for one of which there are too few says anything of the
+                // requests to come.
+                live.start = lease.opened().unwrap_or(live.start + lease.waited()).max(live.start);
+                let took = live.took(now);
+                live.ticket.endpoint().observe(live.start, took, now);
+                upstream.took(took, matches!(response.status().as_u16(), 429 | 503), now);
                 self.attempt_answered(live, response.status().as_u16(), response.headers(), now);
             }
             Err(error) => self.attempt_failed(upstream, live, error, now),
@@ -91,28 +91,46 @@ impl Exchange {
     pub fn attempt_failed(&mut self, upstream: &Upstream, mut live: Live, error: &SendError, now: Instant) {
         let reason = error.refusal.reason;
         self.record.attempt_failed(live.index, reason, now);
-        if !error.client_deadline
-            && let Some(failure) = Failure::of_reason(reason)
-        {
-            live.ticket.endpoint().observe(live.start, live.took(now).max(FAILURE), now);
-            if failure == Failure::Timeout {
-                upstream.took(live.took(now), true, now);
-            }
-            live.ticket.endpoint().set_reachable(failure != Failure::ConnectFailed);
-            self.judge(&mut live, Some(failure), now);
+        let Some(failure) = Failure::of_reason(reason) else { return };
+        let took = live.took(now);
+        if error.client_deadline && took < live.patience() {
+            // The client gave up early; that the endpoint took at least so long is known all the same.
+            live.ticket.endpoint().observe(live.start, took, now);
+            return;
+        }
+        live.ticket.endpoint().observe(live.start, took.max(FAILURE), now);
+        if failure == Failure::Timeout {
+            upstream.took(took, true, now);
+        }
+        live.ticket.endpoint().set_reachable(failure != Failure::ConnectFailed);
+        self.judge(&mut live, Some(failure), now);
+    }
+
+    /// The answer is not passed on: another attempt follows.
+    pub fn attempt_dismissed(&mut self) {
+        if let Some(live) = self.live.take() {
+            self.record.attempt_ended(live.index, self.conn.worker.clock.now());
         }
     }
 
-    /// Another attempt was faster.
-    pub fn attempt_cancelled(&mut self, live: Live, now: Instant) {
+    /// Another attempt was faster. Nobody knows how this one would have ended, but it took at least so long.
+    pub fn attempt_cancelled(&mut self, upstream: &Upstream, mut live: Live, now: Instant) {
         self.record.attempt_ended(live.index, now);
+        let took = live.took(now);
+        live.ticket.endpoint().observe(live.start, took, now);
+        upstream.took(took, false, now);
+        let failure = (live.ticket.is_probe() && took >= live.patience()).then_some(Failure::Timeout);
+        if failure.is_some() || live.ticket.endpoint().guard().is_slow(took) {
+            self.judge(&mut live, failure, now);
+        }
     }
 
     /// Tells the endpoint how an attempt went.
     fn judge(&mut self, live: &mut Live, failure: Option<Failure>, now: Instant) {
-        live.judged = true;
-        let took = live.head.unwrap_or(now).saturating_duration_since(live.start);
-        let event = live.ticket.judge(Outcome { failure, took }, now, &mut self.conn.worker.rng.borrow_mut());
+        // What fails after its head fails now.
+        let end = if std::mem::replace(&mut live.judged, true) { now } else { live.head.unwrap_or(now) };
+        let outcome = Outcome { failure, took: live.took(end) };
+        let event = live.ticket.judge(outcome, now, &mut self.conn.worker.rng.borrow_mut());
         if let Some(event) = event {
             self.record.breaker(live.index, event);
         }
@@ -129,7 +147,7 @@ impl Exchange {
 
     /// Part of the response's body was passed on. In gRPC that is a message: the call works. What its trailers will say
     /// comes on top of it.
-    pub(super) fn message_passed(&mut self) {
+    pub fn message_passed(&mut self) {
         if self.live.as_ref().is_some_and(|live| !live.judged) {
             self.judge_live(None);
         }
@@ -147,7 +165,9 @@ impl Exchange {
     pub fn response_failed(&mut self, reason: Reason) {
         // A client that breaks off its request ends the response, too.
         let client = self.progress.as_ref().is_some_and(|progress| progress.failure.get().is_some());
-        if client || (self.client_deadline && reason == Reason::UpstreamTimeout) {
+        let now = self.conn.worker.clock.now();
+        let late = reason == Reason::UpstreamTimeout && self.client_deadline.is_some_and(|deadline| now >= deadline);
+        if client || late {
             return;
         }
         if let Some(failure) = Failure::of_reason(reason) {
@@ -174,9 +194,19 @@ impl Exchange {
 }
 
 impl Live {
+    /// When it began.
+    pub const fn start(&self) -> Instant {
+        self.start
+    }
+
     /// Where it goes.
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         self.ticket.endpoint()
+    }
+
+    /// From here on the endpoint is to blame although it was somebody else who gave up.
+    fn patience(&self) -> Duration {
+        if self.ticket.is_probe() { PROBE_PATIENCE } else { FAILURE }
     }
 
     fn took(&self, end: Instant) -> Duration {

@@ -29,8 +29,8 @@ pub(super) struct Waiting {
     /// Last progress of the request's body.
     pub(super) heard: Instant,
     pub(super) progress: Option<Rc<Progress>>,
-    /// The request's time-out is the client's own deadline.
-    pub(super) client: bool,
+    /// The client's own deadline.
+    pub(super) client: Option<Instant>,
 }
 
 /// What is over.
@@ -48,6 +48,9 @@ impl Waiting {
     /// When to look again, or what is over.
     pub(super) fn check(&mut self, now: Instant) -> Result<Option<Instant>, TimedOut> {
         let sending = self.progress.as_ref().is_some_and(|progress| !progress.done.get());
+        // Whoever asked the client for more of the body, and did not get it, waits for the client. As long as nobody
+        // asks, it is the endpoint that is late.
+        let clients_turn = sending && self.progress.as_ref().is_some_and(|progress| progress.asked.get());
         let mut due: Option<Instant> = None;
         let mut sooner = |at: Instant| due = Some(due.map_or(at, |due| due.min(at)));
         if sending {
@@ -57,7 +60,8 @@ impl Waiting {
             if let Some(idle) = self.deadlines.idle {
                 if now >= self.heard + idle {
                     let detail = "the request's body stood still for the idle time-out";
-                    return Err(Refusal::new(Reason::RequestTimeout, detail).into());
+                    let reason = if clients_turn { Reason::RequestTimeout } else { Reason::UpstreamTimeout };
+                    return Err(Refusal::new(reason, detail).into());
                 }
                 sooner(self.heard + idle);
             }
@@ -68,14 +72,20 @@ impl Waiting {
             let base = if sending { now } else { ended.unwrap_or(now) };
             let at = if self.deadlines.whole { self.start } else { base } + request;
             if now >= at {
-                let what = if self.client { "the client itself" } else { "the request" };
-                return Err(TimedOut { client: self.client, ..over(what, request, sending).into() });
+                return Err(over("the request", request, clients_turn).into());
+            }
+            sooner(at);
+        }
+        if let Some(at) = self.client {
+            if now >= at {
+                let limit = at.saturating_duration_since(self.start);
+                return Err(TimedOut { client: true, ..over("the client itself", limit, clients_turn).into() });
             }
             sooner(at);
         }
         if let Some(limit) = self.deadlines.attempt {
             if now >= self.attempt + limit {
-                return Err(TimedOut { per_try: true, ..over("this attempt", limit, sending).into() });
+                return Err(TimedOut { per_try: true, ..over("this attempt", limit, clients_turn).into() });
             }
             sooner(self.attempt + limit);
         }
@@ -89,8 +99,8 @@ impl From<Refusal> for TimedOut {
     }
 }
 
-fn over(what: &str, limit: Duration, sending: bool) -> Refusal {
-    if sending {
+fn over(what: &str, limit: Duration, clients_turn: bool) -> Refusal {
+    if clients_turn {
         return Refusal::with(Reason::RequestTimeout, format!("the request's body was not complete within {limit:?}"));
     }
     Refusal::with(Reason::UpstreamTimeout, format!("no response within {limit:?}, the time-out of {what}"))
@@ -104,7 +114,7 @@ mod tests {
     const S: Duration = Duration::from_secs(1);
 
     fn waiting(start: Instant, deadlines: Deadlines, progress: Option<Rc<Progress>>) -> Waiting {
-        Waiting { deadlines, start, attempt: start, heard: start, progress, client: false }
+        Waiting { deadlines, start, attempt: start, heard: start, progress, client: None }
     }
 
     #[test]
@@ -128,8 +138,23 @@ mod tests {
         let mut wait = waiting(start, deadlines, None);
         assert_eq!(wait.check(start).unwrap(), Some(start + 2 * S));
         assert_eq!(wait.check(start + 2 * S).unwrap_err().refusal.reason, Reason::UpstreamTimeout);
-        let mut wait = waiting(start, deadlines, Some(Rc::default()));
+        let progress = Rc::new(Progress::default());
+        let mut wait = waiting(start, deadlines, Some(progress.clone()));
+        let late = wait.check(start + 2 * S).unwrap_err().refusal.reason;
+        assert_eq!(late, Reason::UpstreamTimeout, "nobody has asked for the body yet");
+        progress.asked.set(true);
         assert_eq!(wait.check(start + 2 * S).unwrap_err().refusal.reason, Reason::RequestTimeout);
+    }
+
+    #[test]
+    fn the_clients_own_deadline_counts_beside_the_time_outs() {
+        let start = Instant::now();
+        let deadlines = Deadlines { request: Some(15 * S), whole: false, attempt: None, idle: None };
+        let mut wait = Waiting { client: Some(start + 60 * S), ..waiting(start, deadlines, None) };
+        assert!(!wait.check(start + 15 * S).unwrap_err().client, "it lengthens nothing");
+        wait.client = Some(start + S);
+        assert_eq!(wait.check(start).unwrap(), Some(start + S));
+        assert!(wait.check(start + S).unwrap_err().client);
     }
 
     #[test]
@@ -151,6 +176,7 @@ mod tests {
         let mut wait = waiting(start, deadlines, Some(progress.clone()));
         assert_eq!(wait.check(start + S).unwrap(), Some(start + 5 * S));
         progress.moved.set(true);
+        progress.asked.set(true);
         assert_eq!(wait.check(start + 5 * S).unwrap(), Some(start + 10 * S));
         assert_eq!(wait.check(start + 10 * S).unwrap_err().refusal.reason, Reason::RequestTimeout);
     }

@@ -21,6 +21,7 @@ use crate::{
     exchange::{Exchange, Live},
     snapshot::Upstream,
     upstream::{
+        obtain,
         pool::Lease,
         send::{self, SendError, Slot},
     },
@@ -141,12 +142,13 @@ pub async fn race<F: Future<Output = Answer>>(
     let conn = exchange.conn.clone();
     let (worker, upstream) = (&conn.worker, retries.upstream());
     let timer = |extra: u32| (extra > 0).then(|| Due::new(worker, after));
+    let began = first.start();
     let mut race = Race { first: Some((first, sending)), rivals: Vec::new(), due: timer(extra) };
     let mut fallback = None;
     loop {
         let event = {
             let next = pin!(async { Ok::<_, SendError>(poll_fn(|cx| race.poll(cx)).await) });
-            exchange.within(next).await
+            exchange.within(began, next).await
         };
         let now = worker.clock.read();
         let (live, answer) = match event {
@@ -162,7 +164,14 @@ pub async fn race<F: Future<Output = Answer>>(
                 continue;
             }
             Err(over) => {
-                race.into_running().for_each(|live| exchange.attempt_failed(upstream, live, &over, now));
+                let queued = slot.was_queued();
+                let over =
+                    if queued { SendError::unprocessed(obtain::too_late(upstream, &over.refusal)) } else { over };
+                if let Some((live, _)) = race.first {
+                    exchange.attempt_failed(upstream, live, &over, now);
+                }
+                // The others had less time, and may have waited for a connection.
+                race.rivals.into_iter().for_each(|rival| exchange.attempt_cancelled(upstream, rival.live, now));
                 return fallback.ok_or(over);
             }
         };
@@ -172,11 +181,11 @@ pub async fn race<F: Future<Output = Answer>>(
             fallback = answer.ok().or(fallback);
             continue;
         }
-        race.into_running().for_each(|live| exchange.attempt_cancelled(live, now));
+        race.into_running().for_each(|live| exchange.attempt_cancelled(upstream, live, now));
         if answer.is_ok()
             && let Some((response, lease)) = fallback.take()
         {
-            retry::drain(worker, response, lease);
+            retry::drain(exchange, response, lease);
         }
         return answer.or_else(|error| fallback.ok_or(error));
     }

@@ -237,6 +237,16 @@ impl Guard {
         event
     }
 
+    /// Whether its policy takes a call for slow.
+    pub fn is_slow(&self, took: Duration) -> bool {
+        if !self.enabled() {
+            return false;
+        }
+        let guarded = self.lock();
+        let policy = guarded.as_deref().and_then(|live| live.policy.as_deref());
+        policy.and_then(|policy| policy.slow_calls.as_ref()).is_some_and(|slow| took >= slow.threshold)
+    }
+
     /// A probe to `endpoint`, whose guard this is, if one is due.
     pub fn probe(&self, endpoint: &Arc<Endpoint>, now: Instant) -> Option<Probe> {
         let mut guarded = self.lock();

@@ -145,20 +145,6 @@ pub enum Why {
     Deadline,
 }
 
-impl Why {
-    /// For spans and logs.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::NotRetryable => "not_retryable",
-            Self::Method => "method",
-            Self::AttemptsUsed => "attempts_used",
-            Self::BodyTooLarge => "body_too_large",
-            Self::RetryAfter => "retry_after",
-            Self::Deadline => "deadline",
-        }
-    }
-}
-
 impl RetryPlan {
     /// The plan for requests of a rule under a policy; `None` when nothing is retried.
     ///
@@ -251,6 +237,11 @@ impl RetryPlan {
         self.grpc != 0
     }
 
+    /// Whether an upstream's `Retry-After` is longer than anybody waits here.
+    pub fn is_too_long(&self, wanted: Duration) -> bool {
+        wanted > self.backoff.max
+    }
+
     /// Whether `retryOn` lists the failure.
     fn lists(&self, failed: &Failed) -> bool {
         if failed.status.is_some_and(|status| self.retries_status(status))
@@ -260,12 +251,15 @@ impl RetryPlan {
         }
         let on = self.on;
         match failed.reason {
-            Some(Reason::ConnectFailed) => on.connect_failure,
+            Some(Reason::ConnectFailed) => on.connect_failure || self.retries_status(503),
             Some(Reason::UpstreamReset) if failed.unprocessed => {
                 on.refused_stream || on.reset_before_request || on.reset
             }
-            Some(Reason::UpstreamReset) => on.reset || (on.reset_before_request && !failed.sent),
-            Some(Reason::BadUpstreamResponse) => on.reset,
+            Some(Reason::UpstreamReset) => {
+                on.reset || (on.reset_before_request && !failed.sent) || self.retries_status(502)
+            }
+            // What the client would be told is what the list speaks of.
+            Some(Reason::BadUpstreamResponse) => on.reset || self.retries_status(502),
             Some(Reason::UpstreamTimeout) if failed.per_try_timeout => on.per_try_timeout || self.retries_status(504),
             _ => false,
         }
@@ -293,7 +287,8 @@ impl RetryPlan {
             return Decision::Stop(Why::AttemptsUsed);
         }
         if !failed.repeatable {
-            return Decision::Stop(Why::BodyTooLarge);
+            // Bodies are kept for methods that may be repeated.
+            return Decision::Stop(if state.method { Why::BodyTooLarge } else { Why::Method });
         }
         let mut after = self.wait(state, rng);
         match failed.retry_after {

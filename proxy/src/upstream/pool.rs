@@ -155,7 +155,7 @@ impl Pool {
 
     /// A lease on a connection that was just opened.
     pub fn fresh(&self, send: http1::SendRequest<RequestBody>) -> Http1 {
-        Http1 { send, served: 0, waited: Duration::ZERO, since: self.clock.now() }
+        Http1 { send, served: 0, waited: Duration::ZERO, since: self.clock.read() }
     }
 
     /// A shared connection with a free stream.
@@ -202,7 +202,7 @@ impl Pool {
             send,
             streams: Cell::new(0),
             served: Cell::new(0),
-            since: Cell::new(self.clock.now()),
+            since: Cell::new(self.clock.read()),
             limits: Cell::new(Http2::limits(upstream)),
             retiring: Cell::new(None),
             stubborn: Cell::new(false),
@@ -312,11 +312,11 @@ impl Lease {
         }
     }
 
-    /// Whether this is the first exchange on its connection.
-    pub fn is_fresh(&self) -> bool {
+    /// When the connection was opened, if this is the first exchange on it.
+    pub fn opened(&self) -> Option<Instant> {
         match self {
-            Self::Http1 { conn, .. } => conn.as_ref().is_some_and(|conn| conn.served == 0),
-            Self::Http2(stream) => !stream.reused(),
+            Self::Http1 { conn, .. } => conn.as_ref().filter(|conn| conn.served == 0).map(|conn| conn.since),
+            Self::Http2(stream) => (!stream.reused()).then(|| stream.conn.since.get()),
         }
     }
 

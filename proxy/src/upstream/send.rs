@@ -38,8 +38,6 @@ pub struct SendError {
     pub refusal: Refusal,
     /// No upstream has processed any of it. If the request came back, too, it may be sent elsewhere.
     pub unprocessed: bool,
-    /// The peer said so itself (HTTP/2: REFUSED_STREAM, GOAWAY).
-    pub refused: bool,
     /// The attempt's own time-out is over; the request may have time left.
     pub per_try: bool,
     /// The client set the time that is over: the endpoint is not to blame.
@@ -49,7 +47,7 @@ pub struct SendError {
 impl SendError {
     /// An attempt of which nothing reached an endpoint.
     pub const fn unprocessed(refusal: Refusal) -> Self {
-        Self { refusal, unprocessed: true, refused: false, per_try: false, client_deadline: false }
+        Self { refusal, unprocessed: true, per_try: false, client_deadline: false }
     }
 }
 
@@ -82,7 +80,8 @@ pub enum Keep {
 pub struct Slot {
     request: RefCell<Option<Request<RequestBody>>>,
     /// While an attempt runs. Here, so that an attempt that is given up leaves it behind, and another one can run beside.
-    spare: RefCell<Option<Request<RequestBody>>>,
+    /// Boxed, because every connection has room for what this is in.
+    spare: RefCell<Option<Box<Request<RequestBody>>>>,
     keep: Keep,
     /// What to do when there is no connection.
     pub(super) patience: Patience,
@@ -116,7 +115,7 @@ impl Slot {
     pub fn with<T>(&self, f: impl FnOnce(&mut Request<RequestBody>) -> T) -> Option<T> {
         let mut request = self.request.borrow_mut();
         if request.is_none() {
-            *request = self.spare.take();
+            *request = self.spare.take().map(|spare| *spare);
         }
         request.as_mut().map(f)
     }
@@ -141,7 +140,7 @@ impl Slot {
     fn send(&self, repeatable: bool) -> Result<Request<RequestBody>, SendError> {
         let request = self.request.take().ok_or_else(lost)?;
         if repeatable || self.keep == Keep::ForRetry {
-            self.spare.replace(again(&request));
+            self.spare.replace(again(&request).map(Box::new));
         }
         Ok(request)
     }
@@ -151,7 +150,7 @@ impl Slot {
     fn failed(&self, unsent: Option<Request<RequestBody>>, repeatable: bool) -> bool {
         let keeps = repeatable || self.keep == Keep::ForRetry;
         let spare = self.spare.take().filter(|spare| keeps && spare.body().is_whole());
-        let request = unsent.or(spare);
+        let request = unsent.or_else(|| spare.map(|spare| *spare));
         let any = request.is_some();
         self.request.replace(request);
         any
@@ -260,7 +259,9 @@ async fn http2(
                 let unsent = message.is_some();
                 let closed = stream.reused() && idempotent && closed_before_answer(error.error());
                 let repeatable = unsent || closed || was_refused(error.error());
-                if !slot.failed(message, repeatable) || !repeatable || stale >= STALE_TRIES {
+                // A connection that goes away has a successor; who refuses a stream will refuse the next one as well.
+                let tries = if unsent || closed || is_going_away(error.error()) { STALE_TRIES } else { 1 };
+                if !slot.failed(message, repeatable) || !repeatable || stale >= tries {
                     return Err(failed(error.error(), endpoint, progress, unsent));
                 }
             }
@@ -302,10 +303,13 @@ fn closed_before_answer(error: &hyper::Error) -> bool {
 
 /// HTTP/2: the peer says that it has not processed the stream (RFC 9113 §8.7).
 fn was_refused(error: &hyper::Error) -> bool {
-    find::<h2::Error>(error).is_some_and(|h2| {
-        h2.reason() == Some(h2::Reason::REFUSED_STREAM)
-            || (h2.is_go_away() && h2.is_remote() && h2.reason() == Some(h2::Reason::NO_ERROR))
-    })
+    is_going_away(error) || find::<h2::Error>(error).is_some_and(|h2| h2.reason() == Some(h2::Reason::REFUSED_STREAM))
+}
+
+/// HTTP/2: the peer closes the connection in an orderly way (RFC 9113 §6.8).
+fn is_going_away(error: &hyper::Error) -> bool {
+    find::<h2::Error>(error)
+        .is_some_and(|h2| h2.is_go_away() && h2.is_remote() && h2.reason() == Some(h2::Reason::NO_ERROR))
 }
 
 fn find<'e, E: std::error::Error + 'static>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e E> {
@@ -322,7 +326,6 @@ fn find<'e, E: std::error::Error + 'static>(error: &'e (dyn std::error::Error + 
 /// Names what went wrong between request and response head.
 fn failed(error: &hyper::Error, endpoint: &Endpoint, progress: Option<&Rc<Progress>>, whole: bool) -> SendError {
     let label = &endpoint.label;
-    let refused = was_refused(error);
     let refusal = if let Some(reason) = progress.and_then(|progress| progress.failure.get()) {
         // The client's body ended the exchange; the upstream only saw the consequence.
         find::<Refusal>(error)
@@ -338,5 +341,5 @@ fn failed(error: &hyper::Error, endpoint: &Endpoint, progress: Option<&Rc<Progre
         let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
         Refusal::with(Reason::UpstreamReset, format!("{label}: {error}{cause}"))
     };
-    SendError { unprocessed: whole || refused, refused, ..refusal.into() }
+    SendError { unprocessed: whole || was_refused(error), ..refusal.into() }
 }
