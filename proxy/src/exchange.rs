@@ -164,10 +164,7 @@ impl Exchange {
     /// The client waits no longer than this; only ever shortens what is in force.
     pub fn limit(&mut self, timeout: Duration) {
         if let Some(deadlines) = &mut self.deadlines {
-            let shorter = deadlines.request.filter(|request| deadlines.whole && *request <= timeout);
-            self.client_deadline = shorter.is_none();
-            deadlines.request = Some(shorter.unwrap_or(timeout));
-            deadlines.whole = true;
+            self.client_deadline = deadlines.limit(timeout);
         }
     }
 
@@ -182,16 +179,11 @@ impl Exchange {
     /// `overloaded` when `connectionPool.maxRequests` places are taken, or as many as the service's latency allows.
     pub fn occupy(&mut self, upstream: &Upstream) -> Result<(), Refusal> {
         let (service, limit) = (&upstream.service, upstream.policy.connection_pool.max_requests);
-        let Some(place) = Place::take(&service.in_flight, limit) else {
-            let detail = format!("service {} has maxRequests: {limit} in flight", service.name);
-            return Err(Refusal::with(Reason::Overloaded, detail));
-        };
+        let Some(place) = Place::take(&service.in_flight, limit) else { return Err(upstream.max_requests()) };
         if let Some(limit) = service.concurrency.as_ref().map(|gradient| gradient.limit())
             && service.in_flight.get() > limit
         {
-            let detail =
-                format!("service {} has as many requests in flight as it takes: adaptive limit {limit}", service.name);
-            return Err(Refusal::with(Reason::Overloaded, detail));
+            return Err(upstream.adaptive_limit(limit));
         }
         self.holds.place = Some(place);
         Ok(())

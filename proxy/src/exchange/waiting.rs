@@ -12,6 +12,14 @@ use crate::{
 };
 
 impl Deadlines {
+    /// The client waits no longer than this; only ever shortens what somebody wrote. Whether the client's word counts now.
+    pub(crate) fn limit(&mut self, timeout: Duration) -> bool {
+        let shorter = self.request.filter(|request| self.whole && *request <= timeout);
+        self.request = Some(shorter.unwrap_or(timeout));
+        self.whole = true;
+        shorter.is_none()
+    }
+
     /// The end of an exchange whose request time-out covers the response's body.
     pub(super) fn whole_deadline(&self, start: Instant) -> Option<Instant> {
         self.request.filter(|_| self.whole).map(|request| start + request)
