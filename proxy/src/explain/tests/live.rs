@@ -156,7 +156,7 @@ fn a_limit_is_the_very_one_that_requests_are_charged_to() {
     );
     assert!(shown[1]["wait_ms"].as_f64().unwrap() > 29_000.0, "{shown}");
     assert_eq!(world.refused("&header=x-user:7"), Some((429, "rate_limited".into())));
-    assert!(backend["refusal"]["detail"].as_str().unwrap().starts_with("limit p.2 (2 per 60s"), "{backend}");
+    assert!(backend["refusal"]["detail"].as_str().unwrap().starts_with("limit p.2 (2 per 1m"), "{backend}");
     assert_eq!(world.refused("&header=x-user:8"), None);
     assert_eq!(world.ask("&header=x-user:8")["rate_limits"][1]["remaining"], 2, "asking charges nothing");
     assert!(!charge());

@@ -9,6 +9,8 @@ pub fn lines(answer: &Value, look: Look) -> Vec<String> {
     let verdicts: Vec<_> = each(&answer["listeners"]).map(|listener| (listener, verdict(listener, look))).collect();
     let paint = |(tone, line): &(Tone, String), place: &str| look.paint(*tone, &clean(&format!("{place}{line}")));
     match &*verdicts {
+        // Of a node that says less than this verb knows.
+        all if all.iter().any(|(_, (_, line))| line.is_empty()) => Vec::new(),
         [] => Vec::new(),
         [(_, first), more @ ..] if more.iter().all(|(_, other)| other == first) => vec![paint(first, "")],
         all => all.iter().map(|(at, each)| paint(each, &format!("on {}: ", text(&at["address"])))).collect(),
@@ -29,10 +31,10 @@ fn verdict(listener: &Value, look: Look) -> (Tone, String) {
         _ => format!("{} ({} %)", text(&backend["service"]), text(&backend["percent"])),
     };
     let (refused, sent): (Vec<&Value>, Vec<&Value>) = drawn.iter().partition(|backend| backend["refusal"].is_object());
-    if let (true, [first, more @ ..]) = (sent.is_empty(), &*refused) {
-        if more.iter().all(|other| other["refusal"] == first["refusal"]) {
-            return (Tone::Bad, refusal(first));
-        }
+    if let (true, [first, more @ ..]) = (sent.is_empty(), &*refused)
+        && more.iter().all(|other| other["refusal"] == first["refusal"])
+    {
+        return (Tone::Bad, refusal(first));
     }
     let sent: Vec<_> = sent.into_iter().map(|backend| format!("{}{}", share(backend), aside(backend))).collect();
     let tone = match (sent.is_empty(), refused.is_empty()) {
