@@ -186,16 +186,11 @@ impl Exchange {
     /// `overloaded` when `connectionPool.maxRequests` places are taken, or as many as the service's latency allows.
     pub fn occupy(&mut self, upstream: &Upstream) -> Result<(), Refusal> {
         let (service, limit) = (&upstream.service, upstream.policy.connection_pool.max_requests);
-        let Some(place) = Place::take(&service.in_flight, limit) else {
-            let detail = format!("service {} has maxRequests: {limit} in flight", service.name);
-            return Err(Refusal::with(Reason::Overloaded, detail));
-        };
+        let Some(place) = Place::take(&service.in_flight, limit) else { return Err(upstream.max_requests()) };
         if let Some(limit) = service.concurrency.as_ref().map(|gradient| gradient.limit())
             && service.in_flight.get() > limit
         {
-            let detail =
-                format!("service {} has as many requests in flight as it takes: adaptive limit {limit}", service.name);
-            return Err(Refusal::with(Reason::Overloaded, detail));
+            return Err(upstream.adaptive_limit(limit));
         }
         self.holds.place = Some(place);
         Ok(())

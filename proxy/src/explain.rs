@@ -4,6 +4,8 @@
 //! read by the code that reads requests ([`crate::layer::target`]), live state is only looked at. No endpoint is picked,
 //! no token is taken, nothing is counted.
 
+mod fate;
+mod limits;
 pub mod policy;
 mod question;
 pub mod routes;
@@ -19,7 +21,9 @@ use weft_model::config::{Gateway, HttpRoute, HttpRule, Listener, RouteKind};
 pub use question::Question;
 
 use crate::{
-    layer::target::Asked,
+    error::{Reason, Refusal},
+    headers::{self, Seen},
+    layer::{shed::Shed, target::Asked},
     route::{
         Found, PrefixLen, RouteTable, View,
         explain::{Considered, Part, Verdict, describe},
@@ -32,8 +36,12 @@ use crate::{
 /// A request on one listener.
 pub(crate) struct Case<'a> {
     pub(crate) snapshot: &'a Snapshot,
+    /// What the node sheds.
+    pub(crate) shed: &'a Shed,
     pub(crate) question: &'a Question,
     pub(crate) asked: &'a Asked<'a>,
+    /// What the request's headers say at a glance.
+    pub(crate) seen: Seen,
     /// Where it would arrive.
     pub(crate) port: &'a Port,
     pub(crate) now: Instant,
@@ -64,15 +72,17 @@ impl Case<'_> {
 /// Everything that is known about the fate of a request: see the README ("Ask why") for what it looks like.
 ///
 /// `matched` says whether a rule serves it on some listener. `listeners` are those that would take it, each with its
-/// rule; `skipped` are those that would not, each with the reason.
-pub fn explain(snapshot: &Snapshot, question: &Question, now: Instant) -> Value {
+/// rule; `skipped` are those that would not, each with the reason. Where Weft would answer itself, `refusal` says what:
+/// of a listener if whatever backend is drawn, of a backend otherwise.
+pub fn explain(snapshot: &Snapshot, shed: &Shed, question: &Question, now: Instant) -> Value {
     let method = question.request.method();
     let Ok(asked) = question.source.asked(method) else { return Value::Null };
     let (mut taken, mut skipped) = (Vec::new(), Vec::new());
     let listeners = by_port(&snapshot.config);
     let written: Vec<_> = snapshot.written().collect();
+    let seen = headers::scan(question.request.headers());
     for port in &snapshot.ports {
-        let case = Case { snapshot, question, asked: &asked, port, now, written: &written };
+        let case = Case { snapshot, shed, question, asked: &asked, seen, port, now, written: &written };
         let own = listeners.get(&port.id).map_or(&[][..], Vec::as_slice);
         let hostnames = own.iter().enumerate().map(|(at, (_, listener))| (listener.hostname.clone(), at));
         let chosen = Listeners::build(hostnames.collect()).find(asked.host()).copied();
@@ -157,15 +167,19 @@ fn on_listener(case: &Case<'_>) -> Map<String, Value> {
         Verdict::Serves(matched) => Some((group, matched)),
         _ => None,
     });
-    let outcome = match (winner, table.find(&case.view())) {
-        (Some(_), _) => "match",
+    let refused = match (winner, table.find(&case.view())) {
+        (Some(_), _) => None,
         (None, Found::MethodMismatch(methods)) => {
-            shown.insert("allow".into(), methods.iter().map(|method| method.as_str()).collect());
-            "method_not_allowed"
+            let methods: Vec<_> = methods.iter().map(|method| method.as_str()).collect();
+            let refusal = Refusal::with(Reason::MethodNotAllowed, format!("only {}", methods.join(", ")));
+            shown.insert("allow".into(), json!(methods));
+            Some(refusal)
         }
-        (None, _) => "no_route",
+        (None, _) => Some(Refusal::new(Reason::NoRoute, "no rule matches")),
     };
+    let outcome = refused.as_ref().map_or("match", |refusal| refusal.reason.row().name);
     shown.insert("outcome".into(), json!(outcome));
+    shown.insert("refusal".into(), json!(refused.map(|refusal| fate::show(case, &refusal))));
     if let Some((group, matched)) = winner {
         shown.insert("rule".into(), Value::Object(group.name(case)));
         shown.extend(rule::explain(case, *group.best.target, matched));

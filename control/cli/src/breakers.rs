@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::{
     endpoints::urgency,
-    query::{Cell, Look, Table, Tone, each, service, state, text, time},
+    query::{Cell, Look, Table, Tone, about, each, service, state, text},
 };
 
 /// Events shown at most.
@@ -30,7 +30,7 @@ pub fn table(services: &Value, look: Look) -> String {
                 state(&endpoint["breaker"]),
                 ejected,
                 if open { since(of, endpoint).into() } else { "-".into() },
-                time(&endpoint["ejection_ms_left"]).into(),
+                about(&endpoint["ejection_ms_left"]).into(),
                 text(&endpoint["ejections"]).into(),
                 text(&endpoint["evidence"]).into(),
             ];
@@ -78,7 +78,7 @@ fn events<'v>(services: impl Iterator<Item = &'v Value>, look: Look) -> String {
             text(&event["endpoint"]).into(),
             state(&event["from"]),
             state(&event["to"]),
-            time(&event["for_ms"]).into(),
+            about(&event["for_ms"]).into(),
             text(&event["evidence"]).into(),
         ]);
     }
@@ -111,13 +111,13 @@ mod tests {
         assert_eq!(
             table(&services, Look { wide: true, ..Look::default() }),
             "\
-SERVICE  CIRCUIT  ENDPOINT    STATE   EJECTED  SINCE                 LEFT     EJECTIONS  EVIDENCE
-cart:80  closed   10.0.0.2:1  open    yes      2026-01-02T03:04:05Z  3s100ms  1          5 of 5 failed: connect_failed
-cart:80  closed   10.0.0.1:1  closed  -        -                     -        0          -
+SERVICE  CIRCUIT  ENDPOINT    STATE   EJECTED  SINCE                 LEFT  EJECTIONS  EVIDENCE
+cart:80  closed   10.0.0.2:1  open    yes      2026-01-02T03:04:05Z  3.1s  1          5 of 5 failed: connect_failed
+cart:80  closed   10.0.0.1:1  closed  -        -                     -     0          -
 
-AT                    SERVICE  ENDPOINT    FROM       TO      FOR      EVIDENCE
-2026-01-02T03:04:05Z  cart:80  10.0.0.2:1  closed     open    5s200ms  5 of 5 failed: connect_failed
-2026-01-02T03:00:00Z  cart:80  10.0.0.1:1  half_open  closed  -        -"
+AT                    SERVICE  ENDPOINT    FROM       TO      FOR   EVIDENCE
+2026-01-02T03:04:05Z  cart:80  10.0.0.2:1  closed     open    5.2s  5 of 5 failed: connect_failed
+2026-01-02T03:00:00Z  cart:80  10.0.0.1:1  half_open  closed  -     -"
         );
         assert_eq!(table(&json!([services[0]]), Look::default()), "no circuit breakers are configured");
         let old = json!([{"service": "cart", "port": 80, "endpoints": []}]);

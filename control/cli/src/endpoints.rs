@@ -17,8 +17,9 @@ pub fn table(services: &Value, look: Look) -> String {
         }
         for endpoint in each(&of["endpoints"]) {
             let cell = |field: &str| Cell::from(text(&endpoint[field]));
-            let mut row = vec![service(of).into(), cell("address"), state(&endpoint["health"]), breaker(endpoint)];
-            row.extend(["in_flight", "ewma_ms", "requests", "failures"].map(cell));
+            let breaker = if of["circuit"].is_null() { "-".into() } else { breaker(endpoint) };
+            let mut row = vec![service(of).into(), cell("address"), state(&endpoint["health"]), breaker];
+            row.extend([cell("in_flight"), latency(endpoint), cell("requests"), cell("failures")]);
             if look.wide {
                 row.extend(["weight", "zone", "hostname", "ejections", "evidence"].map(cell));
             }
@@ -32,6 +33,14 @@ pub fn table(services: &Value, look: Look) -> String {
     let mut table = Table::new(headings);
     rows.into_iter().for_each(|(_, row)| table.row(row));
     table.render(look)
+}
+
+/// Before the first request it is nothing but an assumption.
+fn latency(endpoint: &Value) -> Cell {
+    match endpoint["ewma_ms"].as_f64().filter(|_| endpoint["requests"] != 0) {
+        Some(ms) => format!("{ms:.2}").into(),
+        None => "-".into(),
+    }
 }
 
 fn breaker(endpoint: &Value) -> Cell {
@@ -65,13 +74,16 @@ mod tests {
                 "ejected": ejected, "evidence": null, "ejections": 0, "in_flight": 2, "ewma_ms": 1.25, "requests": 10,
                 "failures": 1})
         };
+        let mut fresh = endpoint("10.0.0.5:9000", "unknown", "closed", false);
+        fresh["requests"] = json!(0);
         let services = json!([
-            {"service": "cart", "port": 80, "endpoints": [
+            {"service": "cart", "port": 80, "circuit": "closed", "endpoints": [
                 endpoint("10.0.0.1:9000", "healthy", "closed", false),
                 endpoint("10.0.0.2:9000", "unknown", "half_open", false),
                 endpoint("10.0.0.3:9000", "healthy", "open", false),
                 endpoint("10.0.0.4:9000", "healthy", "open", true)]},
-            {"service": "shop/empty", "port": 81, "endpoints": []},
+            {"service": "shop/empty", "port": 81, "circuit": null, "endpoints": []},
+            {"service": "plain", "port": 80, "circuit": null, "endpoints": [fresh]},
         ]);
         assert_eq!(
             table(&services, Look::default()),
@@ -81,7 +93,8 @@ cart:80        10.0.0.3:9000   healthy  open (kept)  2          1.25     10     
 cart:80        10.0.0.4:9000   healthy  open         2          1.25     10        1
 shop/empty:81  (no endpoints)
 cart:80        10.0.0.2:9000   unknown  half_open    2          1.25     10        1
-cart:80        10.0.0.1:9000   healthy  closed       2          1.25     10        1"
+cart:80        10.0.0.1:9000   healthy  closed       2          1.25     10        1
+plain:80       10.0.0.5:9000   unknown  -            2          -        0         1"
         );
         let wide = table(&services, Look { wide: true, ..Look::default() });
         assert!(wide.lines().next().is_some_and(|line| line.ends_with("WEIGHT  ZONE  HOSTNAME  EJECTIONS  EVIDENCE")));

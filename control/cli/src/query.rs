@@ -199,6 +199,16 @@ pub fn time(ms: &Value) -> String {
     }
 }
 
+/// A time that passes, in milliseconds, as exactly as a person reads it: `320ms`, `4.7s`, `1m12s`.
+pub fn about(ms: &Value) -> String {
+    match ms.as_f64() {
+        None => "-".into(),
+        Some(ms) if ms < 1_000.0 => format!("{}ms", ms.ceil()),
+        Some(ms) if ms < 10_000.0 => format!("{:.1}s", ms / 1e3),
+        Some(ms) => duration::format(Duration::from_secs((ms / 1e3).round() as u64)),
+    }
+}
+
 /// `cart:80`
 pub fn service(value: &Value) -> String {
     match &value["port"] {
@@ -237,6 +247,20 @@ mod tests {
             (json!(null), "-"),
         ] {
             assert_eq!(time(&ms), expected, "{ms}");
+        }
+    }
+
+    #[test]
+    fn a_time_that_passes_is_told_roughly() {
+        for (ms, expected) in [
+            (json!(0.2), "1ms"),
+            (json!(319.5), "320ms"),
+            (json!(4_721), "4.7s"),
+            (json!(12_345), "12s"),
+            (json!(71_900), "1m12s"),
+            (json!(null), "-"),
+        ] {
+            assert_eq!(about(&ms), expected, "{ms}");
         }
     }
 

@@ -16,6 +16,7 @@ use crate::{
     explain::{self, Question},
     resilience::circuit::Event,
     resilience::limiter,
+    snapshot::Service,
     telemetry::access::rfc3339,
     worker::Shared,
 };
@@ -78,7 +79,7 @@ impl Admin for NodeAdmin {
                 "port": service.port,
                 "protocol": format!("{:?}", service.protocol).to_lowercase(),
                 "balancer": format!("{:?}", service.policy.load_balancer.kind),
-                "circuit": service.circuit.state().as_str(),
+                "circuit": circuit(service),
                 "requests_in_flight": service.in_flight.get(),
                 "events": service.circuit.events().iter().map(|each| event(each)).collect::<Vec<_>>(),
                 "connections": connections,
@@ -107,7 +108,7 @@ impl Admin for NodeAdmin {
     }
 
     fn explain(&self, question: &Question) -> Value {
-        explain::explain(&self.shared.snapshot.load(), question, Instant::now())
+        explain::explain(&self.shared.snapshot.load(), &self.shared.shed, question, Instant::now())
     }
 
     fn routes(&self) -> Value {
@@ -167,6 +168,11 @@ fn limit(owner: &str, report: &limiter::Report) -> Value {
         "remaining": report.remaining,
         "refused": report.refused,
     })
+}
+
+/// State of a service's circuit; `None` when its endpoints have no breakers.
+pub(crate) fn circuit(service: &Service) -> Option<&'static str> {
+    service.common.breaker.as_ref().map(|_| service.circuit.state().as_str())
 }
 
 /// One endpoint, as `/endpoints` and `/explain` show it.

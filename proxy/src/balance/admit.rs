@@ -61,6 +61,51 @@ impl Upstream {
         self.balance(hash, &[], now, rng)
     }
 
+    /// What [`Self::pick`] would come to for a new request, for whoever explains: nothing is picked. The endpoint is the
+    /// one that the request would be a probe of.
+    ///
+    /// # Errors
+    /// When the circuit is open or no endpoint may be used.
+    pub fn foresee(&self, now: Instant) -> Result<Option<&Arc<Endpoint>>, Unpicked> {
+        let circuit = &self.service.circuit;
+        if !circuit.quiet() {
+            if circuit.is_due(now) {
+                let due = circuit.due(self.balancer.may_panic(), now);
+                let find = |id: &u64| self.service.endpoints().iter().find(|endpoint| endpoint.id == *id);
+                if let Some(endpoint) = due.iter().find_map(find) {
+                    return Ok(Some(endpoint));
+                }
+            }
+            self.check_circuit(now)?;
+        }
+        if self.balancer.is_usable() { Ok(None) } else { Err(Unpicked::NoEndpoint) }
+    }
+
+    /// The refusal of one more request now, if it would be one too many.
+    pub fn crowded(&self) -> Option<Refusal> {
+        let in_flight = self.service.in_flight.get();
+        if in_flight >= self.policy.connection_pool.max_requests {
+            return Some(self.max_requests());
+        }
+        let limit = self.service.concurrency.as_ref().map(|gradient| gradient.limit());
+        limit.filter(|limit| in_flight >= *limit).map(|limit| self.adaptive_limit(limit))
+    }
+
+    /// `maxRequests` are in flight.
+    #[cold]
+    pub fn max_requests(&self) -> Refusal {
+        let limit = self.policy.connection_pool.max_requests;
+        Refusal::with(Reason::Overloaded, format!("service {} has maxRequests: {limit} in flight", self.service.name))
+    }
+
+    /// As many are in flight as the adaptive limit allows.
+    #[cold]
+    pub fn adaptive_limit(&self, limit: u32) -> Refusal {
+        let name = &self.service.name;
+        let detail = format!("service {name} has as many requests in flight as it takes: adaptive limit {limit}");
+        Refusal::with(Reason::Overloaded, detail)
+    }
+
     /// What a client is told that got no endpoint.
     pub fn refusal(&self, unpicked: Unpicked, now: Instant) -> Refusal {
         let name = &self.service.name;

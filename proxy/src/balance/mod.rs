@@ -184,6 +184,13 @@ impl Balancer {
         self.set.endpoints.get(index as usize)
     }
 
+    /// Whether [`Self::pick`] would find anything.
+    #[cold]
+    pub fn is_usable(&self) -> bool {
+        let any_health = self.panicking();
+        self.set.endpoints.iter().any(|endpoint| endpoint.weight() > 0 && (any_health || endpoint.usable()))
+    }
+
     /// The endpoint that a key leads to now, for whoever explains: nothing is picked. `None` when the algorithm does not
     /// hash, or no endpoint may be used.
     #[cold]

@@ -3,23 +3,19 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, Method};
 use serde_json::{Value, json};
-use weft_model::{
-    config::{
-        FaultAbort, HedgeAfter, HttpMatch, HttpRule, Jitter, NamedMatch, PathMatch, Policy, PolicyTarget, RateKey,
-        RateLimit, Retry, RetryOn, RouteKind, ValueMatch,
-    },
-    written::TrafficPolicySpec,
-};
+use weft_model::config::{FaultAbort, HedgeAfter, NamedMatch, ValueMatch};
 
-use super::{Case, kind, service::RouteId, service::is_grpc};
+use super::Case;
 use crate::{
     headers,
-    layer::target,
-    route::{Candidate, Found, Rank, RouteTable},
-    snapshot::{Deadlines, Upstream},
+    resilience::{
+        retry::{Permit, RetryPlan},
+        shed::{said, urgency_of},
+    },
+    snapshot::{Target, Upstream},
     telemetry::names,
+    upstream::send::is_idempotent,
 };
 
 /// Milliseconds, to a microsecond.
@@ -28,186 +24,86 @@ pub(crate) fn ms(duration: Duration) -> Value {
     if micros.is_multiple_of(1000) { json!(micros / 1000) } else { json!(micros as f64 / 1e3) }
 }
 
-/// Rate limits that apply, each with this request's key. The route's own come before the service's.
-pub(super) fn limits(case: &Case<'_>, upstream: &Upstream, route: RouteId<'_>) -> Value {
-    let limits = &upstream.policy.rate_limits;
-    if limits.is_empty() {
-        return Value::Null;
-    }
-    let (route_kind, key) = route;
-    let by_route = match route_kind {
-        RouteKind::Http => PolicyTarget::HttpRoute(key.clone()),
-        RouteKind::Grpc => PolicyTarget::GrpcRoute(key.clone()),
-    };
-    let by_service = PolicyTarget::Service(upstream.service.key.clone());
-    let owner = [
-        (by_route, format!("{} {}/{}", kind(route_kind), key.namespace, key.name)),
-        (by_service, format!("Service {}/{}", upstream.service.key.namespace, upstream.service.key.name)),
-    ]
-    .into_iter()
-    .find_map(|(wanted, owner)| {
-        let policy = case.snapshot.config.traffic_policies.iter().find(|policy| policy.targets.contains(&wanted))?;
-        policy.spec.rate_limit.as_ref().map(|_| (policy.key.name.clone(), owner))
-    });
-    let one = |(at, limit): (usize, &RateLimit)| {
-        let value = rate_value(case, &limit.key);
-        json!({
-            "name": owner.as_ref().map(|(policy, _)| format!("{policy}.{}", at + 1)),
-            "target": owner.as_ref().map(|(_, target)| target),
-            "key": rate_key(&limit.key),
-            "value": value,
-            "requests": limit.requests,
-            "per_ms": ms(limit.per),
-            "burst": limit.burst,
-            "factor": factor(upstream, limit),
-            "remaining": remaining(upstream, limit, at, value.as_deref()),
-        })
-    };
-    limits.iter().enumerate().map(one).collect()
-}
-
-/// Tokens that are left for this key, without taking one.
-fn remaining(_upstream: &Upstream, _limit: &RateLimit, _at: usize, _value: Option<&str>) -> Value {
-    Value::Null
-}
-
-/// Share of the rate that is admitted because of an open circuit (0–1).
-fn factor(_upstream: &Upstream, _limit: &RateLimit) -> Value {
-    Value::Null
-}
-
-fn rate_key(key: &RateKey) -> String {
-    match key {
-        RateKey::Global => "global".into(),
-        RateKey::Header(name) => format!("header {name}"),
-        RateKey::Cookie(name) => format!("cookie {name}"),
-        RateKey::SourceIp => "sourceIP".into(),
-        RateKey::Identity => "identity".into(),
-        RateKey::Path => "path".into(),
-    }
-}
-
-/// What this request is counted under; `None` for everybody's budget, and for what a request lacks.
-fn rate_value(case: &Case<'_>, key: &RateKey) -> Option<String> {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    match key {
-        RateKey::Global | RateKey::Identity => None,
-        RateKey::Header(name) => case.headers().get(&**name).map(|value| text(value.as_bytes())),
-        RateKey::Cookie(name) => target::cookie(case.headers(), name).map(text),
-        RateKey::SourceIp => case.question.client.map(|client| client.to_canonical().to_string()),
-        RateKey::Path => Some(case.asked.path().to_owned()),
-    }
-}
-
 /// How often, on what, and how this request may be sent again; `null` when nothing is retried.
-pub(super) fn retry(upstream: &Upstream, rule: &HttpRule, method: &Method, headers: &HeaderMap) -> Value {
-    let Some(plan) = plan(&upstream.policy, rule) else { return Value::Null };
-    let (allowed, why) = may_repeat(&plan, method, headers);
-    let budget = &upstream.policy.retry_budget;
-    json!({
-        "attempts": plan.attempts,
-        "on": plan.retry_on.iter().map(|on| retry_on(*on)).collect::<Vec<_>>(),
-        "allowed": allowed,
-        "why": why,
-        "per_try_ms": plan.per_try_timeout.map(ms),
-        "backoff": {
-            "base_ms": ms(plan.backoff.base),
-            "max_ms": ms(plan.backoff.max),
-            "jitter": match plan.backoff.jitter {
-                Jitter::Full => "full",
-                Jitter::Equal => "equal",
-                Jitter::Decorrelated => "decorrelated",
-                Jitter::None => "none",
-            },
-        },
-        "max_body_bytes": plan.max_body_bytes,
-        "avoid_previous_hosts": plan.avoid_previous_hosts,
-        "budget": {
-            "percent": budget.percent,
-            "min_per_second": budget.min_per_second,
-            "ttl_ms": ms(budget.ttl),
-            "remaining": budget_left(upstream),
-        },
-    })
+pub(super) fn retry(case: &Case<'_>, target: &Target, upstream: &Upstream) -> Value {
+    let Some(plan) = &target.retry else { return Value::Null };
+    let (allowed, why) = may_repeat(case, plan);
+    let (service, budget) = (&upstream.service, upstream.service.common.retry_budget());
+    let mut shown = plan.describe();
+    shown["allowed"] = json!(allowed);
+    shown["why"] = json!(why);
+    shown["in_flight"] = json!(service.retries.get());
+    shown["max_retries"] = json!(upstream.policy.connection_pool.max_retries);
+    shown["budget"] = json!({
+        "percent": budget.percent,
+        "min_per_second": budget.min_per_second,
+        "ttl_ms": ms(budget.ttl),
+        "remaining": service.budget.remaining(case.now),
+    });
+    shown
 }
 
-/// Retries that the service's budget still has.
-fn budget_left(_upstream: &Upstream) -> Value {
-    Value::Null
-}
-
-/// The policy's retry with the rule's own on top.
-fn plan(policy: &Policy, rule: &HttpRule) -> Option<Retry> {
-    let Some(own) = &rule.retry else { return policy.retry.clone() };
-    let default = || Policy::new(&TrafficPolicySpec { retry: Some(Default::default()), ..Default::default() }).retry;
-    let mut plan = policy.retry.clone().or_else(default)?;
-    plan.attempts = own.attempts.unwrap_or(plan.attempts);
-    if let Some(base) = own.backoff {
-        plan.backoff.base = base;
-        plan.backoff.max = plan.backoff.max.max(base);
+/// Whether the request may be sent twice, and why (not).
+fn may_repeat(case: &Case<'_>, plan: &RetryPlan) -> (bool, String) {
+    let method = case.question.request.method();
+    if headers::wants_tunnel(method, case.seen) {
+        return (false, "a tunnel is opened once".into());
     }
-    for status in own.codes.iter().map(|code| RetryOn::Status(*code)) {
-        if !plan.retry_on.contains(&status) {
-            plan.retry_on.push(status);
+    let why = match plan.permit(method, case.headers(), case.seen.grpc) {
+        Some(Permit::Idempotent) => format!("{method} is idempotent"),
+        Some(Permit::UnsafeMethods) => "unsafeMethods is set".into(),
+        Some(Permit::Listed) => format!("retry.methods has {method}"),
+        Some(Permit::Key) => "the request has an Idempotency-Key".into(),
+        Some(Permit::Grpc) => "retryOn has a condition for gRPC".into(),
+        None => {
+            let why = "sent again only if no endpoint has seen it (see methods, Idempotency-Key)";
+            return (false, format!("{method} is not idempotent: it is {why}"));
         }
-    }
-    Some(plan)
+    };
+    (true, why)
 }
 
-/// Whether the method lets a request be sent twice, and why (not).
-fn may_repeat(plan: &Retry, method: &Method, headers: &HeaderMap) -> (bool, String) {
-    let grpc = plan.retry_on.iter().any(|on| matches!(on, RetryOn::Grpc(_)));
-    if method.is_idempotent() {
-        (true, format!("{method} is idempotent"))
-    } else if plan.unsafe_methods {
-        (true, "unsafeMethods is set".into())
-    } else if plan.methods.iter().any(|own| **own == *method.as_str()) {
-        (true, format!("retry.methods has {method}"))
-    } else if headers.contains_key("idempotency-key") {
-        (true, "the request has an Idempotency-Key".into())
-    } else if grpc && is_grpc(headers) {
-        (true, "retryOn has a condition for gRPC".into())
-    } else {
-        let why = "is not idempotent: it is sent again only if no endpoint has seen it (see methods, Idempotency-Key)";
-        (false, format!("{method} {why}"))
-    }
-}
-
-fn retry_on(on: RetryOn) -> String {
-    match on {
-        RetryOn::ConnectFailure => "connect-failure".into(),
-        RetryOn::RefusedStream => "refused-stream".into(),
-        RetryOn::ResetBeforeRequest => "reset-before-request".into(),
-        RetryOn::Reset => "reset".into(),
-        RetryOn::PerTryTimeout => "per-try-timeout".into(),
-        RetryOn::Status(status) => status.to_string(),
-        RetryOn::Grpc(code) => format!("grpc:{}", grpc_name(code)),
-    }
-}
-
-fn grpc_name(code: u16) -> String {
-    let name = u8::try_from(code).ok().and_then(names::grpc_status);
-    name.map_or_else(|| code.to_string(), str::to_owned)
-}
-
-/// The time-outs in force. `client_ms` is what the client itself asked for.
-pub(super) fn timeouts(upstream: &Upstream, deadlines: &Deadlines, headers: &HeaderMap) -> Value {
-    let client = if is_grpc(headers) { headers::grpc_timeout(headers) } else { None };
+/// The time-outs in force, the client's own included. `client` has what it said, and whether that counts.
+pub(super) fn timeouts(case: &Case<'_>, target: &Target, upstream: &Upstream) -> Value {
+    let deadlines = target.deadlines;
+    let said = headers::deadline(case.headers(), case.seen);
+    // Both count; the shorter one is the one that is felt.
+    let wins = said.is_some_and(|said| deadlines.request.is_none_or(|request| said < request));
+    let word = |header: &str, value: Option<Duration>, read: bool| {
+        let written = case.headers().get(header)?;
+        let why = match value {
+            None => Some("not a time-out"),
+            Some(_) if !read => Some("only gRPC requests have one"),
+            Some(value) if said.is_some_and(|said| said < value) => Some("the client's other one is shorter"),
+            Some(_) if !wins => Some("the route's is shorter"),
+            Some(_) => None,
+        };
+        Some(json!({
+            "header": header,
+            "value": String::from_utf8_lossy(written.as_bytes()),
+            "ms": value.map(ms),
+            "wins": why.is_none(),
+            "why_not": why,
+        }))
+    };
+    let client = [
+        word("grpc-timeout", headers::grpc_timeout(case.headers()), case.seen.grpc),
+        word("x-envoy-expected-rq-timeout-ms", headers::expected_timeout(case.headers()), true),
+    ];
     json!({
         "connect_ms": ms(upstream.policy.timeouts.connect),
-        "request_ms": deadlines.request.map(ms),
-        "request_covers": if deadlines.whole { "the whole exchange" } else { "up to the response's head" },
+        "request_ms": if wins { said } else { deadlines.request }.map(ms),
+        "request_by": if wins { "the client" } else { "the route" },
+        "request_covers": if wins || deadlines.whole { "the whole exchange" } else { "up to the response's head" },
         "attempt_ms": deadlines.attempt.map(ms),
         "idle_ms": deadlines.idle.map(ms),
-        "client_ms": client.map(ms),
+        "client": client.into_iter().flatten().collect::<Vec<_>>(),
     })
 }
 
 /// What opens the breaker of an endpoint; `null` without one.
 pub(super) fn circuit_breaker(upstream: &Upstream) -> Value {
-    // The breaker belongs to the endpoint: the service's own policy comes first.
-    let own = upstream.service.policy.circuit_breaker.as_ref();
-    let Some(policy) = own.or(upstream.policy.circuit_breaker.as_ref()) else { return Value::Null };
+    let Some(policy) = &upstream.service.common.breaker else { return Value::Null };
     json!({
         "consecutive_failures": policy.consecutive_failures,
         "failure_rate": {
@@ -231,7 +127,7 @@ pub(super) fn circuit_breaker(upstream: &Upstream) -> Value {
 pub(super) fn fault(case: &Case<'_>, upstream: &Upstream) -> Value {
     let Some(fault) = &upstream.policy.fault else { return Value::Null };
     json!({
-        "applies": fault.header.as_ref().is_none_or(|header| has(case, header)),
+        "applies": upstream.fault.as_ref().is_some_and(|compiled| compiled.applies(case.headers())),
         "header": fault.header.as_ref().map(|NamedMatch { name, value }| match value {
             ValueMatch::Exact(value) => format!("{name}=\"{value}\""),
             ValueMatch::Regex(pattern) => format!("{name}~\"{pattern}\""),
@@ -244,37 +140,42 @@ pub(super) fn fault(case: &Case<'_>, upstream: &Upstream) -> Value {
     })
 }
 
-/// Asked of the code that matches routes.
-fn has(case: &Case<'_>, header: &NamedMatch) -> bool {
-    let path = PathMatch::Prefix("/".into());
-    let matcher = HttpMatch { path, headers: vec![header.clone()], query: Vec::new(), method: None };
-    let rank = Rank::new(None, &weft_model::config::Key::new("", ""), 0, 0);
-    let table = RouteTable::build(vec![Candidate { hostname: None, matcher, rank, target: () }]);
-    table.is_ok_and(|table| matches!(table.find(&case.view()), Found::Match(..)))
+fn grpc_name(code: u16) -> String {
+    let name = u8::try_from(code).ok().and_then(names::grpc_status);
+    name.map_or_else(|| code.to_string(), str::to_owned)
 }
 
-/// When a second request is sent; `null` when it never is.
-pub(super) fn hedge(upstream: &Upstream) -> Value {
+/// When a second request is sent; `null` when none ever is. `now_ms` is `null` as long as a quantile is not known yet.
+pub(super) fn hedge(case: &Case<'_>, upstream: &Upstream) -> Value {
     let Some(hedge) = &upstream.policy.hedge else { return Value::Null };
     let (after, quantile) = match hedge.after {
         HedgeAfter::Duration(after) => (Some(ms(after)), None),
         HedgeAfter::Quantile(quantile) => (None, Some(format!("p{}", (quantile * 1e4).round() / 100.0))),
     };
-    json!({"after_ms": after, "after_quantile": quantile, "max_extra": hedge.max_extra})
+    let method = case.question.request.method();
+    json!({
+        "after_ms": after,
+        "after_quantile": quantile,
+        "now_ms": upstream.hedge(case.now).map(|plan| ms(plan.after)),
+        "max_extra": hedge.max_extra,
+        "allowed": is_idempotent(method) && !headers::wants_tunnel(method, case.seen),
+    })
 }
 
 /// Bounds of the adaptive limit, and where it is; `null` when there is none.
 pub(super) fn concurrency(upstream: &Upstream) -> Value {
-    let Some(policy) = &upstream.policy.concurrency else { return Value::Null };
-    json!({"min": policy.min, "max": policy.max, "limit": adaptive_limit(upstream)})
+    let Some(policy) = &upstream.service.common.concurrency else { return Value::Null };
+    let limit = upstream.service.concurrency.as_ref().map(|gradient| gradient.limit());
+    json!({"min": policy.min, "max": policy.max, "limit": limit})
 }
 
-/// Where the adaptive limit is now.
-fn adaptive_limit(_upstream: &Upstream) -> Value {
-    Value::Null
-}
-
-/// Urgency under which the request may be shed; `null` while nothing is shed.
-pub(super) fn priority(_upstream: &Upstream, _headers: &HeaderMap) -> Value {
-    Value::Null
+/// How urgent the request is: its policy's word, its own, what comes of it, and what the node sheds now.
+pub(super) fn priority(case: &Case<'_>, upstream: &Upstream) -> Value {
+    let policy = upstream.policy.priority;
+    json!({
+        "policy": policy,
+        "request": said(case.headers()),
+        "urgency": urgency_of(case.headers(), policy),
+        "shed_from": case.shed.from(),
+    })
 }

@@ -4,8 +4,9 @@ use http::Uri;
 use serde_json::{Map, Value, json};
 use weft_model::config::{Filter, HeaderModifier, HttpRule};
 
-use super::{Case, PrefixLen, Scheme, service};
+use super::{Case, PrefixLen, Scheme, fate, service};
 use crate::{
+    error::{Reason, Refusal},
     route::rewrite::{Original, rewritten_path_and_query},
     snapshot::{PortKind, Rule},
 };
@@ -34,6 +35,10 @@ pub(super) fn explain(case: &Case<'_>, index: u32, matched: PrefixLen) -> Map<St
         return shown;
     }
     shown.insert("forwarded".into(), forwarded(case, rule, matched));
+    if rule.backends.total() == 0 {
+        let refusal = Refusal::new(Reason::NoEndpoint, "the rule has no backend with a weight");
+        shown.insert("refusal".into(), fate::show(case, &refusal));
+    }
     shown.insert("backends".into(), backends(case, rule, written, (route.kind, &route.key)));
     shown
 }
@@ -97,8 +102,10 @@ fn backends(case: &Case<'_>, rule: &Rule, written: &HttpRule, route: service::Ro
         // Backends of weight 0 are not compiled: nothing goes there.
         let target = if backend.weight > 0 { compiled.next() } else { None };
         if let Some(target) = target {
+            let refusal = fate::refusal(case, target);
+            shown.insert("refusal".into(), json!(refusal.map(|refusal| fate::show(case, &refusal))));
             match &target.upstream {
-                Some(upstream) => shown.extend(service::explain(case, upstream, &target.deadlines, written, route)),
+                Some(upstream) => shown.extend(service::explain(case, target, upstream, route)),
                 None => {
                     shown.insert("problem".into(), json!("the service or its port does not exist"));
                 }

@@ -1,76 +1,88 @@
 //! A service as a request would meet it: endpoints, balancer, circuit, limits of the pool.
 
-use http::HeaderMap;
-use serde_json::{Map, Value, json};
-use weft_model::config::{HashKey, HttpRule, Key, RouteKind};
+use std::{sync::Arc, time::Duration};
 
-use super::{Case, policy};
+use serde_json::{Map, Value, json};
+use weft_model::config::{HashKey, Key, RouteKind};
+
+use super::{Case, limits, policy};
 use crate::{
     app::admin,
-    balance::hash_str,
-    endpoint::Endpoint,
+    balance::{Unpicked, hash_str},
+    endpoint::{Endpoint, Health},
     layer::target,
-    snapshot::{Deadlines, Upstream},
+    snapshot::{Target, Upstream},
 };
 
 /// Which route a request came by.
-pub(crate) type RouteId<'a> = (RouteKind, &'a Key);
+pub(super) type RouteId<'a> = (RouteKind, &'a Key);
 
 /// Sections of one backend. What is off is `null`.
-pub(super) fn explain(
-    case: &Case<'_>,
-    upstream: &Upstream,
-    deadlines: &Deadlines,
-    rule: &HttpRule,
-    route: RouteId<'_>,
-) -> Map<String, Value> {
+pub(super) fn explain(case: &Case<'_>, target: &Target, upstream: &Upstream, route: RouteId<'_>) -> Map<String, Value> {
+    let foreseen = upstream.foresee(case.now);
     let mut shown = Map::new();
     let mut put = |name: &str, value: Value| drop(shown.insert(name.into(), value));
-    if let Some(problem) = problem(upstream) {
-        put("problem", json!(problem));
+    if let Err(unpicked) = foreseen {
+        put("problem", json!(problem(upstream, unpicked)));
     }
     put("protocol", json!(format!("{:?}", upstream.protocol).to_lowercase()));
     put("tls", json!(upstream.tls.is_some()));
     put("balancer", balancer(case, upstream));
-    put("circuit", circuit(upstream));
-    put("endpoints", upstream.service.endpoints().iter().map(|each| endpoint(each, case)).collect());
-    put("rate_limits", policy::limits(case, upstream, route));
+    put("circuit", json!(admin::circuit(&upstream.service)));
+    put("next_probe_ms", next_probe(case, upstream));
+    put("probe", json!(foreseen.ok().flatten().map(|endpoint| &*endpoint.label)));
+    put("endpoints", endpoints(case, upstream, foreseen));
+    put("rate_limits", limits::explain(case, target, upstream, route));
     put("pool", pool(upstream));
-    put("retry", policy::retry(upstream, rule, case.question.request.method(), case.headers()));
-    put("timeouts", policy::timeouts(upstream, deadlines, case.headers()));
+    put("retry", policy::retry(case, target, upstream));
+    put("timeouts", policy::timeouts(case, target, upstream));
     put("circuit_breaker", policy::circuit_breaker(upstream));
     put("fault", policy::fault(case, upstream));
-    put("hedge", policy::hedge(upstream));
+    put("hedge", policy::hedge(case, upstream));
     put("concurrency", policy::concurrency(upstream));
-    put("priority", policy::priority(upstream, case.headers()));
+    put("priority", policy::priority(case, upstream));
     shown
 }
 
 /// Why no request would reach an endpoint.
-fn problem(upstream: &Upstream) -> Option<String> {
+fn problem(upstream: &Upstream, unpicked: Unpicked) -> String {
     let all = upstream.service.endpoints();
-    let weighted = || all.iter().filter(|endpoint| endpoint.weight() > 0);
-    if all.is_empty() {
-        Some("the service has no endpoints".into())
-    } else if weighted().count() == 0 {
-        Some("no endpoint has a weight".into())
-    } else if !upstream.balancer.panicking() && !weighted().any(|endpoint| endpoint.usable()) {
-        Some(format!("none of the {} endpoints is usable", all.len()))
-    } else {
-        None
+    match unpicked {
+        Unpicked::CircuitOpen { retry_after: Duration::ZERO, .. } => "circuit open, a probe is out".into(),
+        Unpicked::CircuitOpen { retry_after, .. } => {
+            format!("circuit open, next probe in {:.1} s", retry_after.as_secs_f64())
+        }
+        Unpicked::NoEndpoint if all.is_empty() => "the service has no endpoints".into(),
+        Unpicked::NoEndpoint if all.iter().all(|endpoint| endpoint.weight() == 0) => "no endpoint has a weight".into(),
+        Unpicked::NoEndpoint => {
+            let count = |what: &dyn Fn(&Endpoint) -> bool| all.iter().filter(|endpoint| what(endpoint)).count();
+            let ejected = count(&|endpoint| endpoint.guard().ejected());
+            let unhealthy = count(&|endpoint| endpoint.health() == Health::Unhealthy);
+            format!("none of the {} endpoints is usable: {unhealthy} unhealthy, {ejected} ejected", all.len())
+        }
     }
 }
 
-/// State of the service's circuit; `null` when it has no breaker.
-fn circuit(_upstream: &Upstream) -> Value {
-    Value::Null
+/// Until a probe may go out, while some breaker is not Closed.
+fn next_probe(case: &Case<'_>, upstream: &Upstream) -> Value {
+    let circuit = &upstream.service.circuit;
+    if circuit.quiet() { Value::Null } else { policy::ms(circuit.outlook(case.now).0) }
 }
 
-/// As in `/endpoints`, and whether it may be picked.
-fn endpoint(endpoint: &Endpoint, case: &Case<'_>) -> Value {
-    let mut shown = admin::endpoint(endpoint, case.now);
-    shown["usable"] = json!(endpoint.usable() && endpoint.weight() > 0);
-    shown
+/// As in `/endpoints`, and whether this request may go there.
+fn endpoints(case: &Case<'_>, upstream: &Upstream, foreseen: Result<Option<&Arc<Endpoint>>, Unpicked>) -> Value {
+    let panicking = upstream.balancer.panicking();
+    let usable = |endpoint: &Arc<Endpoint>| match foreseen {
+        Err(_) => false,
+        Ok(Some(probed)) if upstream.service.circuit.is_open() => Arc::ptr_eq(probed, endpoint),
+        Ok(_) => (panicking || endpoint.usable()) && endpoint.weight() > 0,
+    };
+    let all = upstream.service.endpoints().iter().map(|endpoint| {
+        let mut shown = admin::endpoint(endpoint, case.now);
+        shown["usable"] = json!(usable(endpoint));
+        shown
+    });
+    all.collect()
 }
 
 fn balancer(case: &Case<'_>, upstream: &Upstream) -> Value {
@@ -80,7 +92,8 @@ fn balancer(case: &Case<'_>, upstream: &Upstream) -> Value {
         "slow_start_ms": policy::ms(policy.slow_start),
         "zone_aware": policy.zone_aware,
         "panic_threshold_percent": policy.panic_threshold_percent,
-        "panicking": upstream.balancer.panicking(),
+        // While the circuit is open, only probes go out.
+        "panicking": upstream.balancer.panicking() && !upstream.service.circuit.is_open(),
         "hash": if upstream.balancer.needs_hash() { hash(case, upstream, &policy.hash) } else { Value::Null },
     })
 }
@@ -115,30 +128,16 @@ fn hash(case: &Case<'_>, upstream: &Upstream, key: &HashKey) -> Value {
 /// `connectionPool`, and how much of it is in use.
 fn pool(upstream: &Upstream) -> Value {
     let policy = &upstream.policy.connection_pool;
+    let (connections, pending) = upstream.service.places.numbers();
     json!({
         "requests_in_flight": upstream.service.in_flight.get(),
         "max_requests": policy.max_requests,
-        "connections": connections(upstream),
+        "connections": connections,
         "max_connections": policy.max_connections,
-        "pending": pending(upstream),
+        "pending": pending,
         "max_pending_requests": policy.max_pending_requests,
         "max_requests_per_connection": policy.max_requests_per_connection,
         "max_concurrent_streams": upstream.is_h2().then_some(policy.max_concurrent_streams),
         "idle_timeout_ms": policy::ms(policy.idle_timeout),
     })
-}
-
-/// Open connections of the service port; `null` while nobody counts them.
-fn connections(_upstream: &Upstream) -> Value {
-    Value::Null
-}
-
-/// Requests that wait for a connection; `null` while nobody counts them.
-fn pending(_upstream: &Upstream) -> Value {
-    Value::Null
-}
-
-/// Whether a request speaks gRPC.
-pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
-    crate::headers::scan(headers).grpc
 }

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+mod live;
+
 use std::time::Duration;
 
 use super::*;
@@ -60,7 +62,7 @@ fn shop() -> String {
 }
 
 fn ask(question: &str) -> Value {
-    explain(&snapshot(&shop()), &Question::parse(question).unwrap(), Instant::now())
+    explain(&snapshot(&shop()), &Shed::new(1), &Question::parse(question).unwrap(), Instant::now())
 }
 
 fn reasons(listener: &Value) -> Vec<String> {
@@ -158,8 +160,8 @@ fn backends_with_their_policies() {
     let retry = &cart["retry"];
     assert_eq!((&retry["attempts"], &retry["allowed"]), (&json!(4), &json!(false)), "{retry}");
     assert!(
-        retry["on"].as_array().unwrap().contains(&json!("500"))
-            && retry["on"].as_array().unwrap().contains(&json!("connect-failure"))
+        retry["retry_on"].as_array().unwrap().contains(&json!("500"))
+            && retry["retry_on"].as_array().unwrap().contains(&json!("connect-failure"))
     );
     assert!(retry["why"].as_str().unwrap().starts_with("POST is not idempotent"), "{retry}");
     assert_eq!(cart["timeouts"]["request_ms"], 2000);
@@ -197,7 +199,7 @@ fn a_key_leads_where_requests_with_it_go() {
     let snapshot = snapshot(&shop());
     for user in 0..20 {
         let question = Question::parse(&format!("url=http://shop.local:8001/files&header=x-user:{user}")).unwrap();
-        let answer = explain(&snapshot, &question, Instant::now());
+        let answer = explain(&snapshot, &Shed::new(1), &question, Instant::now());
         let hash = &answer["listeners"][0]["backends"][0]["balancer"]["hash"];
         let rule = snapshot.rules.iter().find(|rule| &*rule.name == "files").unwrap();
         let balancer = &rule.backends.get(0).unwrap().upstream.as_ref().unwrap().balancer;
@@ -219,9 +221,9 @@ fn asking_changes_nothing() {
     let snapshot = snapshot(&shop());
     let question = Question::parse("url=http://shop.local:8001/cart").unwrap();
     let now = Instant::now() + Duration::from_secs(1);
-    let before = explain(&snapshot, &question, now);
+    let before = explain(&snapshot, &Shed::new(1), &question, now);
     for _ in 0..20 {
-        assert_eq!(explain(&snapshot, &question, now), before);
+        assert_eq!(explain(&snapshot, &Shed::new(1), &question, now), before);
     }
     let endpoint = &before["listeners"][0]["backends"][0]["endpoints"][0];
     assert_eq!(
@@ -238,9 +240,15 @@ fn an_unhealthy_service_has_a_problem() {
     for endpoint in upstream.service.endpoints() {
         endpoint.set_health(crate::endpoint::Health::Unhealthy, Instant::now());
     }
-    let answer = explain(&snapshot, &Question::parse("url=http://shop.local:8001/files").unwrap(), Instant::now());
+    let answer = explain(
+        &snapshot,
+        &Shed::new(1),
+        &Question::parse("url=http://shop.local:8001/files").unwrap(),
+        Instant::now(),
+    );
     let backend = &answer["listeners"][0]["backends"][0];
-    assert_eq!(backend["problem"], "none of the 3 endpoints is usable");
+    assert_eq!(backend["problem"], "none of the 3 endpoints is usable: 3 unhealthy, 0 ejected");
+    assert_eq!(backend["refusal"]["reason"], "no_endpoint");
     assert_eq!(backend["endpoints"][0]["usable"], false);
 }
 

@@ -57,12 +57,23 @@ impl Fault {
 
     /// What happens to a request: first the wait, then the refusal ([`Refusal::fault`]). Each is drawn by itself.
     pub fn decide(&self, headers: &HeaderMap, rng: &mut Rng) -> (Option<Duration>, Option<Refusal>) {
-        if self.header.as_ref().is_some_and(|header| !header.holds(headers)) {
+        if !self.applies(headers) {
             return (None, None);
         }
         let delay = self.delay.filter(|(_, share)| share.holds(rng)).map(|(delay, _)| delay);
         let abort = self.abort.filter(|(_, share)| share.holds(rng)).map(|(status, _)| Refusal::fault(status));
         (delay, abort)
+    }
+
+    /// Whether a request has the header that the fault is for.
+    pub fn applies(&self, headers: &HeaderMap) -> bool {
+        self.header.as_ref().is_none_or(|header| header.holds(headers))
+    }
+
+    /// The refusal of a request of which no other outcome is possible.
+    pub fn certain(&self, headers: &HeaderMap) -> Option<Refusal> {
+        let (status, _) = self.abort.filter(|(_, share)| share.0 >= 1.0)?;
+        self.applies(headers).then(|| Refusal::fault(status))
     }
 }
 
@@ -106,6 +117,20 @@ mod tests {
         ] {
             let (delay, abort) = fault(Some(100.0), Some(100.0), gate).decide(&headers(value), &mut rng);
             assert_eq!((delay.is_some(), abort.is_some()), (touched, touched), "{value:?}");
+        }
+    }
+
+    #[test]
+    fn only_all_is_certain() {
+        let exact = Some(ValueMatch::Exact("yes".into()));
+        for (percent, gate, value, certain) in [
+            (Some(100.0), None, None, true),
+            (Some(99.9), None, None, false),
+            (None, None, None, false),
+            (Some(100.0), exact.clone(), Some("no"), false),
+            (Some(100.0), exact, Some("yes"), true),
+        ] {
+            assert_eq!(fault(None, percent, gate).certain(&headers(value)).is_some(), certain, "{percent:?} {value:?}");
         }
     }
 

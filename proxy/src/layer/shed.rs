@@ -54,12 +54,29 @@ impl Shed {
         NOTHING - self.from.load(Relaxed)
     }
 
+    /// The urgency from which on requests are refused, while any are.
+    pub fn from(&self) -> Option<u8> {
+        Some(self.from.load(Relaxed)).filter(|from| *from < NOTHING)
+    }
+
+    /// Refuses a request that is not urgent enough. `priority` is its policy's.
+    ///
+    /// # Errors
+    /// `overloaded` while the node sheds requests of this urgency.
+    pub fn check(&self, headers: &HeaderMap, priority: u8) -> Result<(), Refusal> {
+        let from = self.from.load(Relaxed);
+        if from >= NOTHING || urgency_of(headers, priority) < from {
+            return Ok(());
+        }
+        Err(Refusal::with(Reason::Overloaded, self.why.load().as_str()))
+    }
+
     fn lag(&self) -> Duration {
         Duration::from_nanos(self.lag.iter().map(|lag| lag.load(Relaxed)).max().unwrap_or_default())
     }
 
     /// Puts a decision in force, and tells of its begin and end.
-    fn publish(&self, from: u8, pressure: &Pressure) {
+    pub(crate) fn publish(&self, from: u8, pressure: &Pressure) {
         if from < NOTHING {
             let why = format!("the node sheds load from urgency {from} on: {}", pressure.describe());
             if self.from.load(Relaxed) == NOTHING {
@@ -71,18 +88,6 @@ impl Shed {
         }
         self.from.store(from, Relaxed);
     }
-}
-
-/// Refuses a request that is not urgent enough. `priority` is its policy's.
-///
-/// # Errors
-/// `overloaded` while the node sheds requests of this urgency.
-pub fn check(shared: &Shared, headers: &HeaderMap, priority: u8) -> Result<(), Refusal> {
-    let from = shared.shed.from.load(Relaxed);
-    if from >= NOTHING || urgency_of(headers, priority) < from {
-        return Ok(());
-    }
-    Err(Refusal::with(Reason::Overloaded, shared.shed.why.load().as_str()))
 }
 
 /// Watches as long as the node lives; ends at once when no limit is set.
@@ -160,23 +165,23 @@ mod tests {
     #[test]
     fn the_least_urgent_are_refused_with_a_reason() {
         let shared = shared(Options::default());
-        assert!(check(&shared, &headers("u=7"), 3).is_ok());
+        assert!(shared.shed.check(&headers("u=7"), 3).is_ok());
         let pressure = Pressure { memory: Some((950 << 20, 1_000 << 20)), lag: None };
         shared.shed.publish(4, &pressure);
         assert_eq!(shared.shed.level(), 4);
         for (priority, policy, served) in
             [("u=7", 3, false), ("u=4", 0, false), ("u=3", 3, true), ("", 4, false), ("", 0, true)]
         {
-            assert_eq!(check(&shared, &headers(priority), policy).is_ok(), served, "{priority:?} {policy}");
+            assert_eq!(shared.shed.check(&headers(priority), policy).is_ok(), served, "{priority:?} {policy}");
         }
-        let refusal = check(&shared, &HeaderMap::new(), 7).unwrap_err();
+        let refusal = shared.shed.check(&HeaderMap::new(), 7).unwrap_err();
         assert_eq!(refusal.reason, Reason::Overloaded);
         assert_eq!(
             refusal.detail,
             "the node sheds load from urgency 4 on: memory is at 950 MiB of 1000 MiB (--max-memory)"
         );
         shared.shed.publish(NOTHING, &pressure);
-        assert!(shared.shed.level() == 0 && check(&shared, &headers("u=7"), 7).is_ok());
+        assert!(shared.shed.level() == 0 && shared.shed.check(&headers("u=7"), 7).is_ok());
     }
 
     #[tokio::test(start_paused = true)]

@@ -18,7 +18,7 @@ use std::{
 use governor::Quota;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
-use weft_model::config::RateLimit;
+use weft_model::{config::RateLimit, duration};
 
 pub use gate::{CircuitView, percent};
 pub use key::Key;
@@ -297,7 +297,7 @@ impl Limit {
         let key = Key::from(&written.key);
         let quota = gate::quota(written, 100);
         Self {
-            summary: format!("{name} ({requests} per {per:?}, burst {burst}, key {key})"),
+            summary: format!("{name} ({requests} per {}, burst {burst}, key {key})", duration::format(*per)),
             label: format!("{}\"{name}\";r=", if at == 0 { "" } else { ", " }),
             name: name.into(),
             longest: gate::longest(quota),

@@ -145,6 +145,21 @@ pub enum Why {
     Deadline,
 }
 
+/// Why a request may be sent again although an endpoint may have processed it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Permit {
+    /// Its method is idempotent.
+    Idempotent,
+    /// `unsafeMethods` is set.
+    UnsafeMethods,
+    /// It is gRPC, and `retryOn` has a `grpc:` condition.
+    Grpc,
+    /// `methods` has its method.
+    Listed,
+    /// It has an `Idempotency-Key`.
+    Key,
+}
+
 impl RetryPlan {
     /// The plan for requests of a rule under a policy; `None` when nothing is retried.
     ///
@@ -212,14 +227,20 @@ impl RetryPlan {
     /// Idempotent methods (RFC 9110 §9.2.2), those of `methods`, all with `unsafeMethods`, and requests with an
     /// `Idempotency-Key`. gRPC is always POST: there a `grpc:` condition in `retryOn` is the user's word for it.
     pub fn allows_method(&self, method: &Method, headers: &HeaderMap, grpc: bool) -> bool {
-        if *method == Method::CONNECT {
-            return false;
+        self.permit(method, headers, grpc).is_some()
+    }
+
+    /// Why [`Self::allows_method`]; `None` when it does not.
+    pub fn permit(&self, method: &Method, headers: &HeaderMap, grpc: bool) -> Option<Permit> {
+        match () {
+            () if *method == Method::CONNECT => None,
+            () if is_idempotent(method) => Some(Permit::Idempotent),
+            () if self.unsafe_methods => Some(Permit::UnsafeMethods),
+            () if grpc && self.watches_grpc() => Some(Permit::Grpc),
+            () if self.methods.contains(method) => Some(Permit::Listed),
+            () if headers.contains_key("idempotency-key") => Some(Permit::Key),
+            () => None,
         }
-        is_idempotent(method)
-            || self.unsafe_methods
-            || (grpc && self.watches_grpc())
-            || self.methods.contains(method)
-            || headers.contains_key("idempotency-key")
     }
 
     /// Whether an answer with this status is a failure to retry.

@@ -100,8 +100,12 @@ fn level(severity: f64) -> u8 {
 
 /// A request's urgency: that of its policy, or what its `priority` header says if that is less urgent.
 pub fn urgency_of(headers: &HeaderMap, policy: u8) -> u8 {
-    let said = headers.get_all("priority").iter().filter_map(urgency).next_back();
-    said.map_or(policy, |said| said.max(policy))
+    said(headers).map_or(policy, |said| said.max(policy))
+}
+
+/// What a request itself says, in its last `priority` header that says anything.
+pub fn said(headers: &HeaderMap) -> Option<u8> {
+    headers.get_all("priority").iter().filter_map(urgency).next_back()
 }
 
 /// `u` of a `priority` field (RFC 9218 §4.1): a structured dictionary, of which everything else is passed over. The last

@@ -1,11 +1,11 @@
 //! The answer of `/explain`, for somebody who was woken up by it.
 
+mod backend;
+mod verdict;
+
 use serde_json::Value;
 
-use crate::{
-    limits::rate,
-    query::{Cell, Look, Table, Tone, clean, each, service, text, time},
-};
+use crate::query::{Cell, Look, Table, Tone, clean, each, service, text};
 
 /// Rules that do not serve the request: the nearest ones are shown.
 const OTHERS: usize = 20;
@@ -18,6 +18,7 @@ pub fn render(answer: &Value, look: Look) -> String {
     let part = |name: &str| text(&request[name]);
     let url = format!("{} {}://{}{port}{}{query}", part("method"), part("scheme"), part("host"), part("path"));
     let mut lines = vec![look.paint(Tone::Bold, &clean(&url))];
+    lines.extend(verdict::lines(answer, look));
     for listener in each(&answer["listeners"]) {
         lines.push(String::new());
         on_listener(listener, look, &mut lines);
@@ -95,7 +96,7 @@ fn on_listener(listener: &Value, look: Look, lines: &mut Vec<String>) {
         lines.push(
             look.paint(Tone::Bold, &clean(&format!("Backend {}, {} %", service(backend), text(&backend["percent"])))),
         );
-        on_backend(backend, look, lines);
+        backend::render(backend, look, lines);
     }
 }
 
@@ -143,231 +144,6 @@ fn filters(filters: &Value, sections: &mut Sections) {
     }
     for mirror in each(&filters["mirrors"]) {
         sections.add("mirror", format!("{} % of the requests to {}", text(&mirror["percent"]), service(mirror)));
-    }
-}
-
-fn on_backend(backend: &Value, look: Look, lines: &mut Vec<String>) {
-    if backend["problem"].is_string() {
-        let problem = clean(&text(&backend["problem"]));
-        lines.push(format!("  {} {problem}: 503 no_endpoint", look.mark(false)));
-    }
-    if backend["weight"] == 0 {
-        lines.push("  gets nothing: its weight is 0".into());
-        return;
-    }
-    endpoints(backend, look, lines);
-    let mut sections = Sections::default();
-    filters(&backend["filters"], &mut sections);
-    balancer(&backend["balancer"], &mut sections);
-    circuit(backend, &mut sections);
-    limits(&backend["rate_limits"], &mut sections);
-    pool(&backend["pool"], &mut sections);
-    retry(&backend["retry"], &mut sections);
-    timeouts(&backend["timeouts"], &mut sections);
-    fault(&backend["fault"], &mut sections);
-    let hedge = &backend["hedge"];
-    if hedge.is_object() {
-        let after = if hedge["after_ms"].is_null() { text(&hedge["after_quantile"]) } else { time(&hedge["after_ms"]) };
-        sections.add("hedging", format!("{} more after {after}, to another endpoint", text(&hedge["max_extra"])));
-    }
-    let adaptive = &backend["concurrency"];
-    if adaptive.is_object() {
-        let now =
-            if adaptive["limit"].is_null() { String::new() } else { format!("{} now, ", text(&adaptive["limit"])) };
-        let bounds = format!("between {} and {}", text(&adaptive["min"]), text(&adaptive["max"]));
-        sections.add("adaptive", format!("{now}{bounds} requests in flight"));
-    }
-    if !backend["priority"].is_null() {
-        sections
-            .add("priority", format!("urgency {} (0 is served first, 7 is shed first)", text(&backend["priority"])));
-    }
-    sections.render(look, lines);
-}
-
-fn endpoints(backend: &Value, look: Look, lines: &mut Vec<String>) {
-    let mut table = Table::bare();
-    let owner = &backend["balancer"]["hash"]["endpoint"];
-    for endpoint in each(&backend["endpoints"]) {
-        let breaker = match (endpoint["breaker"].as_str(), endpoint["ejected"].as_bool()) {
-            (None, _) => String::new(),
-            (Some(state), Some(true)) => match time(&endpoint["ejection_ms_left"]).as_str() {
-                "-" => format!("{state}, ejected"),
-                left => format!("{state}, ejected for {left}"),
-            },
-            (Some("open"), Some(false)) => "open, kept in rotation".into(),
-            (Some(state), _) => state.to_owned(),
-        };
-        let mut notes = Vec::new();
-        if !owner.is_null() && *owner == endpoint["address"] {
-            notes.push("<- this request's key leads here".into());
-        }
-        if endpoint["evidence"].is_string() {
-            notes.push(text(&endpoint["evidence"]));
-        }
-        table.row([
-            text(&endpoint["address"]).into(),
-            endpoint["zone"].as_str().map_or_else(String::new, |zone| format!("zone {zone}")).into(),
-            format!("weight {}", text(&endpoint["weight"])).into(),
-            text(&endpoint["health"]).into(),
-            breaker.into(),
-            format!("{} in flight", text(&endpoint["in_flight"])).into(),
-            time(&endpoint["ewma_ms"]).into(),
-            notes.join("; ").into(),
-        ]);
-    }
-    for (endpoint, line) in each(&backend["endpoints"]).zip(table.lines(look)) {
-        lines.push(format!("  {} {line}", look.mark(endpoint["usable"] == true)));
-    }
-}
-
-fn balancer(balancer: &Value, sections: &mut Sections) {
-    if !balancer.is_object() {
-        return;
-    }
-    let mut parts = vec![text(&balancer["type"])];
-    if balancer["slow_start_ms"].as_f64().unwrap_or(0.0) > 0.0 {
-        parts.push(format!("slow start {}", time(&balancer["slow_start_ms"])));
-    }
-    sections.add("balancer", parts.join(", "));
-    let hash = &balancer["hash"];
-    if hash.is_object() {
-        let by_address = hash["by_address"] == true;
-        let key = match (by_address, hash["value"].as_str()) {
-            (false, Some(value)) => format!("{} = \"{value}\"", text(&hash["key"])),
-            (true, Some(value)) => format!("the client's address, {value}"),
-            (_, None) => "the client's address (say which: --client IP)".into(),
-        };
-        let missing = if by_address && hash["key"] != "the client's address" {
-            format!("; the request has no {}", text(&hash["key"]))
-        } else {
-            String::new()
-        };
-        sections.add("balancer", format!("by {key}{missing}"));
-    }
-    if balancer["panicking"] == true {
-        let share = text(&balancer["panic_threshold_percent"]);
-        sections
-            .add("balancer", format!("PANIC: less than {share} % of the endpoints are usable, so health is ignored"));
-    }
-}
-
-fn circuit(backend: &Value, sections: &mut Sections) {
-    let policy = &backend["circuit_breaker"];
-    if backend["circuit"].is_string() {
-        sections.add("circuit", text(&backend["circuit"]));
-    }
-    if !policy.is_object() {
-        return;
-    }
-    let rate = &policy["failure_rate"];
-    let mut causes = vec![
-        format!("{} failures in a row", text(&policy["consecutive_failures"])),
-        format!(
-            "{} % of {} or more failing in {}",
-            text(&rate["percent"]),
-            text(&rate["minimum_requests"]),
-            time(&rate["window_ms"])
-        ),
-    ];
-    let slow = &policy["slow_calls"];
-    if slow.is_object() {
-        let (percent, least) = (text(&slow["percent"]), text(&slow["minimum_requests"]));
-        causes.push(format!("{percent} % of {least} or more taking {}", time(&slow["threshold_ms"])));
-    }
-    sections.add("circuit", format!("opens after {}", causes.join(", or ")));
-    let (base, most) = (time(&policy["base_ejection_ms"]), time(&policy["max_ejection_ms"]));
-    let share = text(&policy["max_ejection_percent"]);
-    sections.add("circuit", format!("ejects for {base} to {most}, at most {share} % of the endpoints"));
-}
-
-fn limits(limits: &Value, sections: &mut Sections) {
-    for limit in each(limits) {
-        let key = match (limit["key"].as_str().unwrap_or_default(), limit["value"].as_str()) {
-            ("global", _) => "for everybody together".into(),
-            (key, Some(value)) => format!("for {key} = \"{value}\""),
-            (key, None) => format!("per {key}; all without one share a budget"),
-        };
-        let mut line = format!("{}: {}, burst {}, {key}", text(&limit["name"]), rate(limit), text(&limit["burst"]));
-        if !limit["remaining"].is_null() {
-            line.push_str(&format!(", {} left", text(&limit["remaining"])));
-        }
-        if let Some(factor) = limit["factor"].as_f64().filter(|factor| *factor < 1.0) {
-            line.push_str(&format!(", cut to {} % by an open circuit", (factor * 100.0).round()));
-        }
-        sections.add("limits", line);
-    }
-}
-
-fn pool(pool: &Value, sections: &mut Sections) {
-    if !pool.is_object() {
-        return;
-    }
-    let used = |used: &str, most: &str, what: &str| match &pool[used] {
-        Value::Null => format!("at most {} {what}", text(&pool[most])),
-        count => format!("{count} of {} {what}", text(&pool[most])),
-    };
-    sections.add(
-        "pool",
-        [
-            used("requests_in_flight", "max_requests", "requests in flight"),
-            used("connections", "max_connections", "connections"),
-            used("pending", "max_pending_requests", "waiting"),
-        ]
-        .join(", "),
-    );
-}
-
-fn retry(retry: &Value, sections: &mut Sections) {
-    if !retry.is_object() {
-        return;
-    }
-    sections.add("retries", format!("{} more on {}", text(&retry["attempts"]), join(&retry["on"], ", ")));
-    sections.add("retries", text(&retry["why"]));
-    let backoff = &retry["backoff"];
-    let (base, most, jitter) = (time(&backoff["base_ms"]), time(&backoff["max_ms"]), text(&backoff["jitter"]));
-    let mut line = format!("waits {base} to {most} (jitter {jitter})");
-    if !retry["per_try_ms"].is_null() {
-        line.push_str(&format!(", {} per try", time(&retry["per_try_ms"])));
-    }
-    sections.add("retries", line);
-    let budget = &retry["budget"];
-    let (percent, least, ttl) = (text(&budget["percent"]), text(&budget["min_per_second"]), time(&budget["ttl_ms"]));
-    let left =
-        if budget["remaining"].is_null() { String::new() } else { format!(", {} left", text(&budget["remaining"])) };
-    sections.add("retries", format!("budget {percent} % of the requests of {ttl} and {least} per second{left}"));
-}
-
-fn timeouts(timeouts: &Value, sections: &mut Sections) {
-    if !timeouts.is_object() {
-        return;
-    }
-    let mut parts = vec![format!("connect {}", time(&timeouts["connect_ms"]))];
-    if !timeouts["request_ms"].is_null() {
-        parts.push(format!("request {} ({})", time(&timeouts["request_ms"]), text(&timeouts["request_covers"])));
-    }
-    for (name, label) in [("attempt_ms", "attempt"), ("idle_ms", "idle"), ("client_ms", "asked for by the client")] {
-        if !timeouts[name].is_null() {
-            parts.push(format!("{label} {}", time(&timeouts[name])));
-        }
-    }
-    sections.add("time-outs", parts.join(", "));
-}
-
-fn fault(fault: &Value, sections: &mut Sections) {
-    if !fault.is_object() {
-        return;
-    }
-    if fault["applies"] == false {
-        sections.add("fault", format!("not for this request: only with {}", text(&fault["header"])));
-        return;
-    }
-    let (delay, abort) = (&fault["delay"], &fault["abort"]);
-    if delay.is_object() {
-        sections.add("fault", format!("{} % wait {}", text(&delay["percent"]), time(&delay["ms"])));
-    }
-    if abort.is_object() {
-        let how = if abort["status"].is_null() { &abort["grpc_status"] } else { &abort["status"] };
-        sections.add("fault", format!("{} % are answered with {}", text(&abort["percent"]), text(how)));
     }
 }
 

@@ -91,7 +91,7 @@ fn clients_are_told_what_is_left() {
     let exceeded = limits.admit(|_| Some(b"ann"), CircuitView::Steady, now + S).unwrap_err();
     assert_eq!(exceeded.retry_after, 29 * S);
     assert_eq!(&*exceeded.limit, "shop.2");
-    assert_eq!(exceeded.summary, "shop.2 (2 per 60s, burst 2, key global)");
+    assert_eq!(exceeded.summary, "shop.2 (2 per 1m, burst 2, key global)");
     assert_eq!(told(exceeded.standing), (policy.into(), r#""shop.1";r=100;t=0, "shop.2";r=0;t=29"#.into()));
 }
 

@@ -1,8 +1,9 @@
 //! `weft explain` against the configuration of the contract: what it says, and that it sends nothing.
 
 use serde_json::Value;
-use weft_tests::{Client, SOON, Upstream, Weft, client, eventually, ports, weft::run};
+use weft_tests::{Client, SOON, Unruly, Upstream, Weft, client, eventually, ports, unruly::Mood, weft::run};
 
+use super::Scene;
 use crate::local;
 
 /// The shop of the contract; its services in the order cart, cart, cart-v2, files.
@@ -47,6 +48,7 @@ async fn the_shop_is_explained_without_sending_anything() {
     let (code, text) = shop.explain(&["GET", &url]).await;
     assert_eq!(code, 0, "{text}");
     for line in [
+        "-> cart (90 %) or cart-v2 (10 %)",
         "  + HTTPRoute shop, rule cart         serves it: /cart/*",
         "  - HTTPRoute shop, rule cart-canary  header x-canary: wants \"1\", is absent",
         "  - HTTPRoute shop, rule old          path: wants /old exactly, is /cart/7",
@@ -67,7 +69,7 @@ async fn the_shop_is_explained_without_sending_anything() {
     assert_eq!(listener["backends"][0]["rate_limits"][1]["key"], "header x-user");
 
     let (code, text) = shop.explain(&["GET", "http://nowhere.local/cart"]).await;
-    assert!(code == 1 && text.contains("no rule matches: 404 no_route"), "{text}");
+    assert!(code == 1 && text.contains("\n404 no_route: no rule matches\n"), "{text}");
 
     for upstream in &shop.upstreams {
         assert_eq!(upstream.seen.count(), 0);
@@ -119,4 +121,86 @@ async fn what_is_explained_is_what_happens() {
         routes.lines().nth(1).is_some_and(|line| line.starts_with("shop ") && line.ends_with("  3"))
     })
     .await;
+}
+
+impl Scene<Unruly> {
+    /// Stdout of a verb that asks this node.
+    async fn verb(&self, args: &[&str]) -> String {
+        let output = run(&[args, &["--admin", &self.weft.admin.to_string()]].concat()).await;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// What `weft explain` says of a GET, and its line under the request.
+    async fn explained(&self, headers: &[&str]) -> (String, String) {
+        let url = format!("http://shop.local:{}/buy", self.addr.port());
+        let headers = headers.iter().flat_map(|header| ["-H", header]);
+        let text = self.verb(&["explain", "GET", &url].into_iter().chain(headers).collect::<Vec<_>>()).await;
+        (text.lines().nth(1).unwrap().to_owned(), text)
+    }
+}
+
+/// Cells of the first row.
+fn first_row(table: &str) -> Vec<&str> {
+    table.lines().nth(1).unwrap().split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect()
+}
+
+#[tokio::test]
+async fn a_tripped_breaker_is_explained() {
+    let policy = "circuitBreaker: {consecutiveFailures: 3, failureRate: {minimumRequests: 10000}, \
+                  baseEjectionTime: 30s, maxEjectionPercent: 50}";
+    let scene = Scene::new(2, policy).await;
+    assert_eq!(scene.explained(&[]).await.0, "-> app");
+    for upstream in &scene.upstreams {
+        upstream.set(Mood::Answer(503, ""));
+    }
+    eventually("the circuit is open", SOON, async || scene.get().await.header("x-weft-reason") == Some("circuit_open"))
+        .await;
+
+    let (line, text) = scene.explained(&[]).await;
+    assert!(line.starts_with("503 circuit_open: circuit open, next probe in 2") && line.ends_with(" s"), "{text}");
+    for part in [
+        "  - 503 circuit_open: all 2 endpoints of service app are open; last: ",
+        "open, ejected for ",
+        "kept in rotation",
+        "3 of 3 failed: 503 ×3",
+        "circuit    open, next probe in ",
+    ] {
+        assert!(text.contains(part), "{part} is missing in\n{text}");
+    }
+    let reply = scene.get().await;
+    assert_eq!((reply.status.as_u16(), reply.header("x-weft-reason")), (503, Some("circuit_open")));
+
+    let table = scene.verb(&["breakers"]).await;
+    let row = first_row(&table);
+    assert_eq!(
+        (&row[0..2], row[3], row.last()),
+        (&["app:80", "open"][..], "open", Some(&"3 of 3 failed: 503 ×3")),
+        "{table}"
+    );
+    let table = scene.verb(&["endpoints"]).await;
+    assert_eq!(first_row(&table)[3].split(' ').next(), Some("open"), "{table}");
+}
+
+#[tokio::test]
+async fn a_used_up_limit_is_explained() {
+    let scene = Scene::new(1, "rateLimit: [{requests: 2, per: 1h, key: {header: x-user}}]").await;
+    let spend = async || scene.ask("GET", weft_tests::upstream::empty(), &[("x-user", "7")]).await.1;
+    assert_eq!(spend().await.status, 200);
+    let (line, text) = scene.explained(&["x-user: 7"]).await;
+    assert!(line == "-> app" && text.contains("for header x-user = \"7\", 1 left"), "{text}");
+    assert_eq!(spend().await.status, 200);
+
+    let (line, text) = scene.explained(&["x-user: 7"]).await;
+    assert!(line.starts_with("429 rate_limited: limit app-policy.1 (2 per 1h, burst 2, key header x-user)"), "{text}");
+    assert!(text.contains("for header x-user = \"7\", USED UP: next in "), "{text}");
+    assert_eq!(scene.explained(&["x-user: 8"]).await.0, "-> app", "another key has its own budget");
+    assert_eq!(spend().await.status, 429);
+
+    let table = scene.verb(&["limits"]).await;
+    let row = first_row(&table);
+    assert_eq!((row[1], row[2], row.last()), ("Service default/app", "header x-user", Some(&"1")), "{table}");
+    let table = scene.verb(&["endpoints"]).await;
+    assert_eq!(first_row(&table)[3], "-", "no breaker is configured\n{table}");
+    assert!(scene.weft.service("app").await["circuit"].is_null());
 }

@@ -198,10 +198,7 @@ async fn without_the_policy_every_circuit_is_closed_at_once() {
     scene.weft.apply(&scene.config("timeouts: {request: 3s}")).await;
     assert_eq!(scene.get().await.status, 200);
     let service = scene.weft.service("app").await;
-    assert_eq!(
-        (service["circuit"].as_str(), service["endpoints"][0]["breaker"].as_str()),
-        (Some("closed"), Some("closed"))
-    );
+    assert_eq!((service["circuit"].as_str(), service["endpoints"][0]["breaker"].as_str()), (None, Some("closed")));
     upstream.set(Mood::Answer(503, ""));
     for _ in 0..10 {
         assert_eq!(by(&scene.get().await), Some("app0"), "off is off");

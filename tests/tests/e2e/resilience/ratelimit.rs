@@ -118,7 +118,7 @@ async fn every_response_of_a_limited_route_tells_what_is_left() {
     assert_eq!(reply.header("retry-after"), Some("1"));
     assert_eq!(reply.header("ratelimit-policy"), policy);
     assert!(reply.header("ratelimit").unwrap().starts_with(r#""app-policy.1";r=0;t=1, "app-policy.2";r=3;"#));
-    let detail = "limit app-policy.1 (60 per 60s, burst 2, key header x-user) is used up";
+    let detail = "limit app-policy.1 (60 per 1m, burst 2, key header x-user) is used up";
     assert!(reply.text().contains(detail), "{}", reply.text());
 }
 
@@ -173,7 +173,7 @@ async fn a_reload_does_not_refill_a_budget() {
     weft.apply(&config(4, "{requests: 1000, per: 1s, key: sourceIP}, ")).await;
     let reply = get(&mut client, &[]).await;
     reply.assert_refused(429, "rate_limited");
-    assert!(reply.text().contains("shop.2 (4 per 3600s, burst 3, key global)"), "{}", reply.text());
+    assert!(reply.text().contains("shop.2 (4 per 1h, burst 3, key global)"), "{}", reply.text());
     // Without a limit there is none, and no headers.
     weft.apply(&yaml::simple(port, "http", upstream.addr)).await;
     let reply = get(&mut client, &[]).await;
@@ -229,7 +229,7 @@ async fn grpc_clients_get_a_status() {
     assert_eq!(reply.metadata().get("ratelimit").unwrap(), r#""greeter-policy.1";r=0;t=60"#);
     let status = greeter.unary(Request::new(Msg::new("b", 1))).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
-    assert!(status.message().contains("greeter-policy.1 (1 per 60s, burst 1, key global) is used up"), "{status:?}");
+    assert!(status.message().contains("greeter-policy.1 (1 per 1m, burst 1, key global) is used up"), "{status:?}");
     let metadata = status.metadata();
     assert_eq!(metadata.get("x-weft-reason").unwrap(), "rate_limited");
     let after: u32 = metadata.get("retry-after").unwrap().to_str().unwrap().parse().unwrap();

@@ -23,7 +23,7 @@ fn candidate(rule: &str, reasons: Value) -> Value {
 #[test]
 fn a_request_that_is_served() {
     let backend = json!({
-        "service": "cart", "port": 80, "weight": 90, "percent": 90.0, "problem": null, "filters": {"request_headers":
+        "service": "cart", "port": 80, "weight": 90, "percent": 90.0, "problem": null, "refusal": null, "next_probe_ms": 3100, "filters": {"request_headers":
             {"set": [], "add": [["x-backend", "cart"]], "remove": []}},
         "balancer": {"type": "RingHash", "slow_start_ms": 10000, "zone_aware": true, "panicking": false,
             "panic_threshold_percent": 50.0,
@@ -38,23 +38,25 @@ fn a_request_that_is_served() {
                 "usable": true}],
         "rate_limits": [
             {"name": "shop.1", "key": "global", "value": null, "requests": 1000, "per_ms": 1000, "burst": 2000,
-                "factor": 0.3, "remaining": null},
+                "factor": 0.3, "remaining": 500, "wait_ms": 0},
             {"name": "shop.2", "key": "header x-user", "value": "1", "requests": 50, "per_ms": 60000, "burst": 100,
-                "factor": null, "remaining": 99}],
+                "factor": 1.0, "remaining": 0, "wait_ms": 320.5}],
         "pool": {"requests_in_flight": 12, "max_requests": 1024, "connections": 3, "max_connections": 64,
-            "pending": null, "max_pending_requests": 256},
-        "retry": {"attempts": 3, "on": ["connect-failure", "503"], "allowed": true, "why": "GET is idempotent",
-            "per_try_ms": 300, "backoff": {"base_ms": 25, "max_ms": 250, "jitter": "full"},
+            "pending": 2, "max_pending_requests": 256},
+        "retry": {"attempts": 3, "retry_on": ["connect-failure", "503"], "max_body_bytes": 65536, "in_flight": 2,
+            "max_retries": 1024, "allowed": true, "why": "GET is idempotent",
+            "backoff": {"base_ms": 25.0, "max_ms": 250.0, "least_ms": 0.0, "jitter": "Full"},
             "budget": {"percent": 20.0, "min_per_second": 10, "ttl_ms": 10000, "remaining": 17}},
         "timeouts": {"connect_ms": 1000, "request_ms": 2000, "request_covers": "the whole exchange",
-            "attempt_ms": 500, "idle_ms": 300000, "client_ms": null},
+            "attempt_ms": 500, "idle_ms": 300000, "client": [{"header": "grpc-timeout", "value": "1S", "ms": 1000,
+                "wins": false, "why_not": "only gRPC requests have one"}]},
         "circuit_breaker": {"consecutive_failures": 5, "failure_rate": {"percent": 50.0, "minimum_requests": 20,
             "window_ms": 10000}, "slow_calls": null, "base_ejection_ms": 5000, "max_ejection_ms": 60000,
             "max_ejection_percent": 50.0, "half_open_requests": 2},
         "fault": {"applies": true, "header": null, "delay": {"ms": 100, "percent": 5.0},
             "abort": {"status": 503, "percent": 0.5}},
-        "hedge": {"after_ms": null, "after_quantile": "p95", "max_extra": 1},
-        "concurrency": {"min": 3, "max": 1000, "limit": 40}, "priority": 3});
+        "hedge": {"after_ms": null, "after_quantile": "p95", "now_ms": 12.5, "max_extra": 1, "allowed": true},
+        "concurrency": {"min": 3, "max": 1000, "limit": 40}, "priority": {"policy": 2, "request": 5, "urgency": 5, "shed_from": 6}});
     let on = listener(json!({
         "rule": candidate("cart", json!([])),
         "others": [candidate("canary", json!(["header x-canary: wants \"1\", is absent"])),
@@ -63,12 +65,15 @@ fn a_request_that_is_served() {
             "mirrors": [{"service": "audit", "port": 81, "percent": 50.0}]},
         "forwarded": {"host": "shop.local", "path": "/x?page=2", "rewritten": true},
         "backends": [backend, {"service": "gone", "port": 80, "weight": 10, "percent": 10.0, "filters": {},
-            "problem": "the service or its port does not exist"}, {"service": "idle", "port": 80, "weight": 0,
+            "problem": "the service or its port does not exist", "refusal": {"status": 503, "reason": "no_endpoint",
+                "grpc_status": null, "detail": "the service or its port does not exist", "retry_after_ms": null}},
+            {"service": "idle", "port": 80, "weight": 0,
             "percent": 0.0, "filters": {}}]}));
     assert_eq!(
         render(&answer("GET", "/cart", json!([on])), Look::default()),
         "\
 GET http://shop.local:8080/cart?page=2
+-> cart (90 %), but 0.5 % get 503 fault_injected or 503 no_endpoint for gone (10 %)
 
 Listener edge/http on 127.0.0.1:8080 (HTTP)
   + HTTPRoute shop, rule cart    serves it: /cart/*
@@ -81,30 +86,31 @@ Rule cart
   sent as  /x?page=2 to host shop.local
 
 Backend cart:80, 90 %
-  - 10.0.0.1:9000  zone a  weight 1  healthy  open, ejected for 3s100ms  0 in flight   1.25ms  5 of 5 failed: connect_failed
-  + 10.0.0.2:9000          weight 1  healthy  closed                     12 in flight  30ms    <- this request's key leads here
+  - 10.0.0.1:9000  zone a  weight 1  healthy  open, ejected for 3.1s  0 in flight   1.25ms  5 of 5 failed: connect_failed
+  + 10.0.0.2:9000          weight 1  healthy  closed                  12 in flight  30ms    <- this request's key leads here
   request    add x-backend: cart
   balancer   RingHash, slow start 10s
              by header x-user = \"1\"
-  circuit    closed
+  circuit    closed, next probe in 3.1s
              opens after 5 failures in a row, or 50 % of 20 or more failing in 10s
              ejects for 5s to 1m, at most 50 % of the endpoints
-  limits     shop.1: 1000/1s, burst 2000, for everybody together, cut to 30 % by an open circuit
-             shop.2: 50/1m, burst 100, for header x-user = \"1\", 99 left
-  pool       12 of 1024 requests in flight, 3 of 64 connections, at most 256 waiting
+  limits     shop.1: 1000/1s, burst 2000, for everybody together, 500 left, cut to 30 % until the circuit has recovered
+             shop.2: 50/1m, burst 100, for header x-user = \"1\", USED UP: next in 321ms
+  pool       12 of 1024 requests in flight, 3 of 64 connections, 2 of 256 waiting
   retries    3 more on connect-failure, 503
              GET is idempotent
-             waits 25ms to 250ms (jitter full), 300ms per try
-             budget 20 % of the requests of 10s and 10 per second, 17 left
+             waits 25ms to 250ms (jitter full); keeps bodies up to 64KiB
+             budget 20 % of the requests of 10s and 10 per second, 17 left; 2 of 1024 in flight
   time-outs  connect 1s, request 2s (the whole exchange), attempt 500ms, idle 5m
+             grpc-timeout: 1S does not count: only gRPC requests have one
   fault      5 % wait 100ms
              0.5 % are answered with 503
-  hedging    1 more after p95, to another endpoint
-  adaptive   40 now, between 3 and 1000 requests in flight
-  priority   urgency 3 (0 is served first, 7 is shed first)
+  hedging    1 more to another endpoint after p95, 12.5ms now
+  adaptive   40 requests in flight now, between 3 and 1000
+  priority   urgency 5 of 0 to 7 (its policy says 2, the request says u=5); the node sheds from urgency 6 on
 
 Backend gone:80, 10 %
-  - the service or its port does not exist: 503 no_endpoint
+  - 503 no_endpoint: the service or its port does not exist
 
 Backend idle:80, 0 %
   gets nothing: its weight is 0"
@@ -115,14 +121,19 @@ Backend idle:80, 0 %
 fn nothing_matches() {
     let others: Vec<Value> = (0..25).map(|n| candidate(&n.to_string(), json!(["path /x is no prefix of /"]))).collect();
     let shown = render(
-        &answer("GET", "/", json!([listener(json!({"outcome": "no_route", "others": others}))])),
+        &answer(
+            "GET",
+            "/",
+            json!([listener(json!({"outcome": "no_route", "others": others,
+                "refusal": {"status": 404, "reason": "no_route", "detail": "no rule matches"}}))]),
+        ),
         Look::default(),
     );
     let lines: Vec<&str> = shown.lines().collect();
-    assert_eq!(lines[3], "  - no rule matches: 404 no_route");
-    assert_eq!(lines[4], "  - HTTPRoute shop, rule 0   path /x is no prefix of /");
+    assert_eq!(lines[4], "  - no rule matches: 404 no_route");
+    assert_eq!(lines[5], "  - HTTPRoute shop, rule 0   path /x is no prefix of /");
     assert_eq!(lines.last().unwrap(), &"    ... and 5 more that are further off (all of them: -o json)");
-    assert_eq!(lines.len(), 25);
+    assert_eq!(lines.len(), 26);
 
     let refused = listener(json!({"outcome": "method_not_allowed", "allow": ["GET", "PUT"]}));
     let shown = render(&answer("POST", "/", json!([refused])), Look::default());
@@ -155,13 +166,14 @@ fn keys_that_are_missing() {
     let mut sections = Sections::default();
     let hash =
         |key: &str, value: Value| json!({"type": "Maglev", "hash": {"key": key, "value": value, "by_address": true}});
-    balancer(&hash("header x-user", Value::Null), &mut sections);
-    balancer(&hash("the client's address", json!("10.0.0.1")), &mut sections);
-    limits(
+    backend::balancer(&hash("header x-user", Value::Null), &mut sections);
+    backend::balancer(&hash("the client's address", json!("10.0.0.1")), &mut sections);
+    backend::limits(
         &json!([{"name": "a.1", "key": "header x-user", "value": null, "requests": 1, "per_ms": 1000, "burst": 1}]),
+        &Value::Null,
         &mut sections,
     );
-    fault(&json!({"applies": false, "header": "x-fault=\"1\"", "delay": null, "abort": null}), &mut sections);
+    backend::fault(&json!({"applies": false, "header": "x-fault=\"1\"", "delay": null, "abort": null}), &mut sections);
     let lines: Vec<&str> = sections.0.iter().map(|(_, line)| &**line).collect();
     assert_eq!(
         lines,
@@ -170,8 +182,66 @@ fn keys_that_are_missing() {
             "by the client's address (say which: --client IP); the request has no header x-user",
             "Maglev",
             "by the client's address, 10.0.0.1",
-            "a.1: 1/1s, burst 1, per header x-user; all without one share a budget",
+            "a.1: 1/1s, burst 1, for all without header x-user together",
             "not for this request: only with x-fault=\"1\"",
         ]
     );
+}
+
+/// The line under the request.
+fn verdict_of(listeners: Value, look: Look) -> String {
+    render(&answer("GET", "/", listeners), look).lines().nth(1).unwrap_or_default().to_owned()
+}
+
+fn refused(status: u16, reason: &str, detail: &str) -> Value {
+    json!({"status": status, "grpc_status": null, "reason": reason, "detail": detail, "retry_after_ms": 2100})
+}
+
+fn backend_of(service: &str, percent: u32, more: Value) -> Value {
+    let mut backend = json!({"service": service, "port": 80, "weight": percent, "percent": percent, "refusal": null});
+    backend.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    backend
+}
+
+#[test]
+fn what_would_happen_is_said_in_one_line() {
+    let sent = |name: &str, percent| backend_of(name, percent, json!({}));
+    let open = |name: &str, percent| {
+        let refusal = refused(503, "circuit_open", "all 2 endpoints of service cart are open");
+        backend_of(name, percent, json!({"refusal": refusal, "problem": "circuit open, next probe in 2.1 s"}))
+    };
+    let limited = |percent| {
+        let refusal = refused(429, "rate_limited", "limit shop.2 (50 per 1s) is used up");
+        backend_of("cart", percent, json!({"refusal": refusal}))
+    };
+    let fault = json!({"fault": {"applies": true, "abort": {"status": 418, "percent": 5.0}}});
+    let call = json!({"refusal": {"status": 503, "grpc_status": "UNAVAILABLE", "reason": "circuit_open",
+        "detail": "the only endpoint of service cart is open", "retry_after_ms": 0}});
+    for (backends, expected) in [
+        (vec![sent("cart", 90), sent("cart-v2", 10), sent("idle", 0)], "-> cart (90 %) or cart-v2 (10 %)"),
+        (vec![sent("cart", 100)], "-> cart"),
+        (vec![open("cart", 100)], "503 circuit_open: circuit open, next probe in 2.1 s"),
+        (vec![open("cart", 90), sent("cart-v2", 10)], "-> cart-v2 (10 %) or 503 circuit_open for cart (90 %)"),
+        (vec![limited(90), limited(10)], "429 rate_limited: limit shop.2 (50 per 1s) is used up; try again in 2.1s"),
+        (
+            vec![limited(90), open("cart-v2", 10)],
+            "429 rate_limited for cart (90 %) or 503 circuit_open for cart-v2 (10 %)",
+        ),
+        (vec![backend_of("cart", 100, json!({"probe": "10.0.0.1:80"}))], "-> cart, as a probe of 10.0.0.1:80"),
+        (vec![backend_of("cart", 100, fault)], "-> cart, but 5 % get 418 fault_injected"),
+        (vec![backend_of("cart", 100, call)], "UNAVAILABLE circuit_open: the only endpoint of service cart is open"),
+    ] {
+        assert_eq!(verdict_of(json!([listener(json!({"backends": backends}))]), Look::default()), expected);
+    }
+    let no_route = || listener(json!({"refusal": {"status": 404, "reason": "no_route", "detail": "no rule matches"}}));
+    let redirect = listener(json!({"redirect": {"status": 301, "location": "http://shop.local/cart"}}));
+    assert_eq!(verdict_of(json!([no_route()]), Look::default()), "404 no_route: no rule matches");
+    assert_eq!(verdict_of(json!([redirect]), Look::default()), "301 to http://shop.local/cart");
+    let colored = Look { unicode: true, color: true, wide: false };
+    let serves = || listener(json!({"backends": [sent("cart", 100)]}));
+    assert_eq!(verdict_of(json!([serves()]), colored), "\x1b[32m→ cart\x1b[0m");
+    assert_eq!(verdict_of(json!([serves(), serves()]), Look::default()), "-> cart", "listeners agree");
+    let shown = render(&answer("GET", "/", json!([serves(), no_route()])), Look::default());
+    let lines: Vec<&str> = shown.lines().skip(1).take(2).collect();
+    assert_eq!(lines, ["on 127.0.0.1:8080: -> cart", "on 127.0.0.1:8080: 404 no_route: no rule matches"]);
 }
