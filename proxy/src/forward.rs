@@ -142,7 +142,8 @@ fn attempt<'a>(
             Err(over) if slot.was_queued() => Err(SendError::unprocessed(obtain::too_late(upstream, &over.refusal))),
             answer => answer,
         };
-        exchange.attempt_ended(upstream, live, answer, worker.clock.read())
+        exchange.attempt_ended(upstream, live, &answer, worker.clock.read());
+        answer
     }
 }
 

@@ -53,10 +53,10 @@ impl Exchange {
         &mut self,
         upstream: &Upstream,
         mut live: Live,
-        answer: Result<(Response<Incoming>, Lease), SendError>,
+        answer: &Result<(Response<Incoming>, Lease), SendError>,
         now: Instant,
-    ) -> Result<(Response<Incoming>, Lease), SendError> {
-        match &answer {
+    ) {
+        match answer {
             Ok((response, lease)) => {
                 // Neither opening a connection nor waiting for one of which there are too few says anything of the
                 // requests to come.
@@ -68,7 +68,6 @@ impl Exchange {
             }
             Err(error) => self.attempt_failed(upstream, live, error, now),
         }
-        answer
     }
 
     /// The response's head has come; from now on this attempt is the exchange's. A gRPC exchange is judged by what comes

@@ -175,7 +175,7 @@ pub async fn race<F: Future<Output = Answer>>(
                 return fallback.ok_or(over);
             }
         };
-        let answer = exchange.attempt_ended(upstream, live, answer, now);
+        exchange.attempt_ended(upstream, live, &answer, now);
         let good = answer.as_ref().is_ok_and(|(response, _)| !response.status().is_server_error());
         if !good && !race.is_over() {
             fallback = answer.ok().or(fallback);
