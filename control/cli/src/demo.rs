@@ -96,11 +96,12 @@ fn configuration(port: u16, samples: &services::Samples) -> String {
         )
     };
     format!(
-        "# Edit and save: the running demo takes it over, and says so when something is wrong.\n{}{}{}{}",
+        "# Edit and save: the running demo takes it over, and says so when something is wrong.\n{}{}{}{}{}",
         include_str!("demo/routes.yaml").replace("PORT", &port.to_string()),
         service("hello", &samples.hello),
         service("cart", &samples.cart),
         service("flaky", &samples.flaky),
+        service("calm", &samples.flaky),
     )
 }
 
@@ -114,6 +115,8 @@ Weft is running. Try:
   curl -i {url}/                      hello, from one of two endpoints
   curl -i {url}/cart/42               another service, found by its path
   curl -i {url}/flaky                 fails now and then: see x-weft-reason and the endpoint's own 500s
+  curl -i {url}/calm                  the same endpoints with retries and a circuit breaker: does not fail
+  curl -i {url}/limited               two requests a second, after a burst of five: 429 beyond
   curl -i {url}/old                   a redirect
   curl -i {url}/nowhere              no route: Weft answers, and says why
   wrk -t1 -c64 -d10 {url}/
@@ -122,6 +125,7 @@ See what it does:
 
   weft explain GET {url}/cart/42 --admin {admin}    what happens to a request, and why
   weft endpoints --admin {admin}      health, load and latency of every endpoint
+  weft breakers --admin {admin} --watch    which endpoint is ejected, on what evidence
   curl -s {admin_url}/traces?min_ms=20    slow requests, as traces
   curl -s {admin_url}/metrics
   $EDITOR {config}    the configuration; saved changes are in force at once

@@ -10,7 +10,20 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 /// Paths and how often each comes round.
-const PATHS: [&str; 10] = ["/", "/cart/1", "/", "/flaky", "/cart/2", "/", "/old", "/", "/flaky/again", "/cart/3"];
+const PATHS: [&str; 12] = [
+    "/",
+    "/cart/1",
+    "/calm",
+    "/flaky",
+    "/cart/2",
+    "/limited",
+    "/old",
+    "/calm/too",
+    "/",
+    "/flaky/again",
+    "/cart/3",
+    "/calm",
+];
 
 /// Starts it on a thread of its own; it ends with the process.
 ///
