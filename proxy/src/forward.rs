@@ -80,16 +80,20 @@ pub async fn forward(exchange: &mut Exchange, prepared: &mut Prepared) -> Result
             retry::drain(exchange, response, lease);
         }
         let (wait, mut ended) = match attempt(exchange, prepared, &mut retries, pick).await {
-            Ok((mut response, lease)) => {
-                let wait = retries.after_answer(&mut response, &prepared.request, exchange).await;
-                (wait, Ok((response, lease)))
+            Ok((mut response, mut lease)) => {
+                match retries.after_answer(&mut response, &prepared.request, exchange).await {
+                    Some(wait) => (wait, Ok((response, lease))),
+                    None => {
+                        fit(&mut response, &mut lease, exchange, prepared, &retries)?;
+                        return Ok((response, lease));
+                    }
+                }
             }
-            Err(error) => {
-                let (wait, refusal) = retries.after_failure(error, &prepared.request, exchange);
-                (wait, Err(refusal))
-            }
+            Err(error) => match retries.after_failure(error, &prepared.request, exchange) {
+                (Some(wait), refusal) => (wait, Err(refusal)),
+                (None, refusal) => break Err(refusal),
+            },
         };
-        let Some(wait) = wait else { break ended };
         if !wait.is_zero() {
             let response = ended.as_mut().ok().map(|(response, lease)| (response, lease));
             Box::pin(retry::pause(wait, exchange, response)).await;
@@ -97,15 +101,13 @@ pub async fn forward(exchange: &mut Exchange, prepared: &mut Prepared) -> Result
         }
         before = Some(Box::new(ended));
     };
-    let good = ended.as_ref().is_ok_and(|(response, _)| {
-        !response.status().is_server_error() && exchange.record.seen_grpc_status().is_none_or(|status| status == 0)
-    });
-    retries.finish(exchange, good);
-    let (mut response, mut lease) = ended?;
-    match finish(&mut response, &mut lease, prepared.client.take(), exchange, target) {
-        Ok(()) => Ok((response, lease)),
+    match ended {
+        Ok((mut response, mut lease)) => {
+            fit(&mut response, &mut lease, exchange, prepared, &retries)?;
+            Ok((response, lease))
+        }
         Err(refusal) => {
-            exchange.response_failed(refusal.reason);
+            retries.finish(exchange, false);
             Err(refusal.into())
         }
     }
@@ -168,6 +170,23 @@ async fn inject(exchange: &Exchange, delay: Duration) {
     let until = exchange.head_deadline().map_or(until, |deadline| deadline.min(until));
     tokio::time::sleep_until(until.into()).await;
     clock.read();
+}
+
+/// Makes the upstream's response fit for the client: nobody is asked after it.
+fn fit(
+    response: &mut Response<Incoming>,
+    lease: &mut Lease,
+    exchange: &mut Exchange,
+    prepared: &mut Prepared,
+    retries: &Retries<'_>,
+) -> Result<(), Refusal> {
+    let grpc = exchange.record.seen_grpc_status();
+    retries.finish(exchange, !response.status().is_server_error() && grpc.is_none_or(|status| status == 0));
+    let fit = finish(response, lease, prepared.client.take(), exchange, retries.target());
+    if let Err(refusal) = &fit {
+        exchange.response_failed(refusal.reason);
+    }
+    fit
 }
 
 /// Makes the upstream's response fit for the client; starts the tunnel if that is what it is.

@@ -86,6 +86,11 @@ impl<'t> Retries<'t> {
         }
     }
 
+    /// The backend.
+    pub const fn target(&self) -> &'t Target {
+        self.target
+    }
+
     /// Where attempts go.
     pub const fn upstream(&self) -> &'t Upstream {
         self.upstream

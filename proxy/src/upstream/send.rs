@@ -133,16 +133,17 @@ impl Slot {
     /// The same request for an attempt beside the one that runs, as far as it can be had.
     pub fn another(&self) -> Option<Self> {
         let copy = again(self.spare.borrow().as_ref()?)?;
-        Some(Self::new(copy, self.keep))
+        Some(Self::new(*copy, self.keep))
     }
 
-    /// Takes it out for an attempt; `repeatable` says that this module may have to send it again.
-    fn send(&self, repeatable: bool) -> Result<Request<RequestBody>, SendError> {
-        let request = self.request.take().ok_or_else(lost)?;
+    /// Takes it out for an attempt. `repeatable` says that this module may have to send it again.
+    #[inline]
+    fn take(&self, repeatable: bool) -> Option<Request<RequestBody>> {
+        let mut request = self.request.borrow_mut();
         if repeatable || self.keep == Keep::ForRetry {
-            self.spare.replace(again(&request).map(Box::new));
+            self.spare.replace(request.as_ref().and_then(again));
         }
-        Ok(request)
+        request.take()
     }
 
     /// An attempt failed: `unsent` came back from it. Otherwise the copy takes its place, if `repeatable` or the caller
@@ -215,7 +216,7 @@ async fn http1(
         }
         let empty = slot.with(|request| request.body().is_empty()).unwrap_or(false);
         let repeatable = reused && idempotent && empty;
-        let request = slot.send(repeatable)?;
+        let Some(request) = slot.take(repeatable) else { return Err(lost()) };
         match conn.send.try_send_request(request).await {
             Ok(response) => {
                 let max_requests = upstream.policy.connection_pool.max_requests_per_connection;
@@ -250,7 +251,7 @@ async fn http2(
     loop {
         let stream = obtain::http2(worker, upstream, endpoint, pool, slot).await?;
         let empty = slot.with(|request| request.body().is_empty()).unwrap_or(false);
-        let request = slot.send(empty)?;
+        let Some(request) = slot.take(empty) else { return Err(lost()) };
         let mut sender = stream.sender();
         match sender.try_send_request(request).await {
             Ok(response) => return Ok((response, Lease::Http2(stream))),
@@ -281,8 +282,8 @@ pub fn is_idempotent(method: &Method) -> bool {
 }
 
 /// The same request for another attempt, if its body can be had again.
-fn again(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    let mut copy = Request::new(request.body().again()?);
+fn again(request: &Request<RequestBody>) -> Option<Box<Request<RequestBody>>> {
+    let mut copy = Box::new(Request::new(request.body().again()?));
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.version_mut() = request.version();
