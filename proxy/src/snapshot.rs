@@ -43,7 +43,7 @@ use crate::{
         weighted::Weighted,
     },
     telemetry::metrics::Slot,
-    upstream::places::{Limits, Places},
+    upstream::places::Places,
 };
 
 /// A socket address that Weft listens on; the same in every snapshot that has it.
@@ -132,19 +132,14 @@ impl Snapshot {
         routes.flat_map(|route| route.rules.iter().enumerate().map(move |(number, rule)| (route, number, rule)))
     }
 
-    /// Lets those who wait for a connection have it where the limits have grown. Returns the services that have more
-    /// connections than they may, so that idle ones have to be looked for (see [`Places::searched`]).
+    /// Puts the limits of connections in force: those who wait have what they may have now. Returns the services that
+    /// have more connections than they may, so that idle ones have to be looked for (see [`Places::searched`]).
+    ///
+    /// Not part of compiling, as little as [`Self::enforce`] is.
     pub fn review_places(&self) -> Vec<Arc<Places>> {
-        let mut ceilings: HashMap<(&Key, u16), u32> = HashMap::new();
-        for ((key, port, _), upstream) in &self.upstreams {
-            let ceiling = ceilings.entry((key, *port)).or_default();
-            *ceiling = upstream.limits.connections().max(*ceiling);
-        }
-        let places = self.services.values().filter(|service| {
-            let own = service.policy.connection_pool.max_connections;
-            service.places.review(*ceilings.get(&(&service.key, service.port)).unwrap_or(&own))
-        });
-        places.map(|service| service.places.clone()).collect()
+        let services = self.services.values();
+        let crowded = services.filter(|service| service.places.review(service.common.limits()));
+        crowded.map(|service| service.places.clone()).collect()
     }
 }
 
@@ -279,8 +274,6 @@ pub struct Upstream {
     pub hedge: Option<Hedge>,
     /// `fault` of the policy.
     pub fault: Option<Fault>,
-    /// How many connections, and how many requests that wait for one.
-    pub limits: Arc<Limits>,
 }
 
 /// `hedge` of a policy.

@@ -115,13 +115,14 @@ fn hash(case: &Case<'_>, upstream: &Upstream, key: &HashKey) -> Value {
 /// `connectionPool`, and how much of it is in use.
 fn pool(upstream: &Upstream) -> Value {
     let policy = &upstream.policy.connection_pool;
+    let limits = upstream.service.common.limits();
     json!({
         "requests_in_flight": upstream.service.in_flight.get(),
         "max_requests": policy.max_requests,
         "connections": connections(upstream),
-        "max_connections": policy.max_connections,
+        "max_connections": limits.connections,
         "pending": pending(upstream),
-        "max_pending_requests": policy.max_pending_requests,
+        "max_pending_requests": limits.pending,
         "max_requests_per_connection": policy.max_requests_per_connection,
         "max_concurrent_streams": upstream.is_h2().then_some(policy.max_concurrent_streams),
         "idle_timeout_ms": policy::ms(policy.idle_timeout),

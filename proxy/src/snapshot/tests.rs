@@ -526,3 +526,28 @@ fn breakers_survive_a_configuration_and_end_with_their_policy() {
     let last = app.circuit.events().pop().unwrap();
     assert_eq!((last.to, &*last.evidence), (State::Closed, "the circuitBreaker policy is gone"));
 }
+
+#[test]
+fn a_service_has_one_limit_of_connections_whatever_its_routes_say() {
+    let policy = |name: &str, target: &str, pool: &str| {
+        let spec = format!("targetRefs: [{{{target}}}], connectionPool: {{{pool}}}");
+        ours("TrafficPolicy", name, &spec)
+    };
+    let route = |name: &str| format!("group: gateway.networking.k8s.io, kind: HTTPRoute, name: {name}");
+    let service_target = "group: weft.dev, kind: Service, name: app";
+    let base = [edge(), service("app", TWO), one_rule("b", &to("app")), one_rule("c", &to("app"))].concat();
+    let of_c = policy("c", &route("c"), "maxConnections: 100, maxPendingRequests: 3, maxRequests: 5");
+    let table = [
+        (String::new(), (1024, 1024)),
+        (of_c.clone(), (100, 3)),
+        ([policy("b", &route("b"), "maxConnections: 10"), of_c.clone()].concat(), (10, 3)),
+        ([policy("s", service_target, "maxPendingRequests: 7"), of_c.clone()].concat(), (100, 7)),
+    ];
+    for (policies, expected) in table {
+        let snapshot = snapshot(&[base.clone(), policies.clone()].concat());
+        let limits = live(&snapshot, "app").places.limits();
+        assert_eq!((limits.connections, limits.pending), expected, "{policies}");
+        let requests = ["b", "c"].map(|route| upstream(&snapshot, route).policy.connection_pool.max_requests);
+        assert_eq!(requests, [1024, if policies.is_empty() { 1024 } else { 5 }], "those are each route's own");
+    }
+}

@@ -108,7 +108,9 @@ pub struct HashField {
     pub path: Option<Chosen>,
 }
 
-/// `connectionPool`. Counts are per service, for the whole node.
+/// `connectionPool`. Counts are per service port, for the whole node. A port's connections are shared by all routes to
+/// it: a route's own `maxConnections` and `maxPendingRequests` count only where the service's policy says nothing, and of
+/// several routes' those of the first one by namespace and name.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ConnectionPool {

@@ -16,7 +16,7 @@ use crate::{
     layer::fault::Fault,
     resilience::{budget::SharedBudget, circuit::Circuit, concurrency::SharedGradient},
     snapshot::{Hedge, Service, Upstream, common::Common},
-    upstream::places::Limits,
+    upstream::places::Places,
 };
 
 impl Compiler<'_> {
@@ -24,8 +24,10 @@ impl Compiler<'_> {
         let config = &self.input.config;
         let id = (service.key.clone(), port.port);
         let before = self.previous.services.get(&id);
+        let own = Common::of(&PolicyTarget::Service(service.key.clone()), config);
+        let common = own.or(self.said_by_routes.get(&id).cloned().unwrap_or_default());
         // Connections to the endpoints of before go on counting, whatever happens to those.
-        let places = before.map_or_else(Arc::default, |before| before.places.clone());
+        let places = before.map_or_else(|| Arc::new(Places::new(common.limits())), |before| before.places.clone());
         let policy = config.policy_for(Some(&service.key), None);
         let tls = self.client_tls(&service.key, port);
         // Pooled connections belong to endpoints: what changes how they are opened makes them other endpoints.
@@ -40,8 +42,6 @@ impl Compiler<'_> {
                 Arc::new(Circuit::new(name.clone(), ejections, self.input.now))
             }
         };
-        let own = Common::of(&PolicyTarget::Service(service.key.clone()), config);
-        let common = own.or(self.said_by_routes.get(&id).cloned().unwrap_or_default());
         let mut by_address = HashMap::new();
         let mut endpoints = Vec::new();
         for written in &service.endpoints {
@@ -131,9 +131,6 @@ impl Compiler<'_> {
         });
         let hedged = before.and_then(|before| before.hedge.as_ref());
         let hedge = policy.hedge.as_ref().map(|hedge| Hedge::new(hedge, hedged, self.input.now));
-        let pool = &policy.connection_pool;
-        let limits = before.map_or_else(|| Arc::new(Limits::new(pool)), |before| before.limits.clone());
-        limits.set(pool);
         let upstream = Arc::new(Upstream {
             protocol: service.protocol,
             tls: service.tls.clone(),
@@ -141,7 +138,6 @@ impl Compiler<'_> {
             balancer,
             hedge,
             fault,
-            limits,
             service,
         });
         self.upstreams.insert(id, upstream.clone());
