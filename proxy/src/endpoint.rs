@@ -114,12 +114,12 @@ impl Endpoint {
         }
     }
 
-    /// Relative share; 0 gets nothing.
+    /// Relative share in the configuration in force; 0 gets nothing. Pickers go by their own snapshot's.
     pub fn weight(&self) -> u32 {
         self.weight.load(Relaxed)
     }
 
-    /// Takes effect with the next snapshot's pickers.
+    /// Another configuration is in force.
     pub fn set_weight(&self, weight: u32) {
         self.weight.store(weight, Relaxed);
     }

@@ -85,7 +85,8 @@ impl Snapshot {
         }
     }
 
-    /// Puts the breakers' policies in force. Not part of compiling, because what was compiled may still be refused.
+    /// Puts in force what belongs to live state: weights, idle time-outs, policies of breakers, budgets and limits. Not
+    /// part of compiling, because what was compiled may still be refused.
     /// Endpoints that are gone are to be marked as removed before: they would count among the others.
     pub fn enforce(&self, now: Instant) {
         for service in self.services.values() {
@@ -94,9 +95,11 @@ impl Snapshot {
                 gradient.configure(policy);
             }
             let breaker = service.common.breaker.as_ref();
-            for endpoint in service.endpoints() {
+            for (endpoint, weight) in service.endpoints.weighted() {
+                endpoint.set_weight(weight);
+                endpoint.set_idle_timeout(service.policy.connection_pool.idle_timeout);
                 // One of weight 0 gets no request that could find out whether it works.
-                endpoint.guard().configure(breaker.filter(|_| endpoint.weight() > 0), now);
+                endpoint.guard().configure(breaker.filter(|_| weight > 0), now);
             }
             let percent = breaker.map_or(0.0, |breaker| breaker.max_ejection_percent);
             service.circuit.configure(percent, service.endpoints(), now);

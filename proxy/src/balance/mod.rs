@@ -52,19 +52,28 @@ const MAX_WALK: usize = 128;
 #[derive(Debug)]
 pub struct EndpointSet {
     endpoints: Vec<Arc<Endpoint>>,
+    /// One for each endpoint.
+    weights: Vec<u32>,
     circuit: Arc<Circuit>,
     zone: Option<Arc<str>>,
 }
 
 impl EndpointSet {
-    /// `circuit` is what `endpoints` share; `zone` is where this node is, if known.
-    pub fn new(endpoints: Vec<Arc<Endpoint>>, circuit: Arc<Circuit>, zone: Option<Arc<str>>) -> Self {
-        Self { endpoints, circuit, zone }
+    /// Endpoints with their weights in this snapshot. `circuit` is what they share; `zone` is where this node is, if
+    /// known.
+    pub fn new(weighted: Vec<(Arc<Endpoint>, u32)>, circuit: Arc<Circuit>, zone: Option<Arc<str>>) -> Self {
+        let (endpoints, weights) = weighted.into_iter().unzip();
+        Self { endpoints, weights, circuit, zone }
     }
 
     /// All endpoints, those of weight 0 included, in the order of the configuration.
     pub fn endpoints(&self) -> &[Arc<Endpoint>] {
         &self.endpoints
+    }
+
+    /// The endpoints, each with its weight.
+    pub fn weighted(&self) -> impl Iterator<Item = (&Arc<Endpoint>, u32)> {
+        self.endpoints.iter().zip(self.weights.iter().copied())
     }
 
     /// How many of them are unusable.
@@ -97,7 +106,7 @@ enum Algorithm {
 }
 
 impl Balancer {
-    /// A balancer over `set`; weights are read now. `previous` is what served the same service until now: its turn goes
+    /// A balancer over `set`. `previous` is what served the same service until now: its turn goes
     /// on, and its hash table is kept if addresses and weights are the same.
     pub fn new(policy: &LoadBalancer, set: Arc<EndpointSet>, previous: Option<&Self>) -> Self {
         let turns = policy.kind == BalancerKind::RoundRobin;
@@ -316,10 +325,9 @@ pub(crate) struct Pool {
 impl Pool {
     fn new(set: &EndpointSet, keep: &dyn Fn(&Endpoint) -> bool, turns: bool, previous: Option<&Self>) -> Self {
         let (members, weights): (Vec<u32>, Vec<u32>) = (0_u32..)
-            .zip(&set.endpoints)
-            .map(|(index, endpoint)| (index, endpoint.weight(), endpoint))
-            .filter(|(_, weight, endpoint)| *weight > 0 && keep(endpoint))
-            .map(|(index, weight, _)| (index, weight))
+            .zip(set.weighted())
+            .filter(|(_, (endpoint, weight))| *weight > 0 && keep(endpoint))
+            .map(|(index, (_, weight))| (index, weight))
             .unzip();
         let sequence = turns.then(|| Sequence::new(&weights, previous.and_then(|p| p.sequence.as_ref())));
         Self { members: members.into(), sampler: Sampler::new(&weights), sequence }

@@ -45,7 +45,7 @@ impl World {
         let circuit = Arc::new(Circuit::new("test".into(), Arc::default(), now));
         let endpoint = |(n, (weight, zone)): (usize, &(u32, Option<&str>))| {
             let address = SocketAddr::from(([10, 0, (n >> 8) as u8, n as u8], 80));
-            Arc::new(Endpoint::new(address, None, zone.map(Into::into), *weight, circuit.clone(), now))
+            (Arc::new(Endpoint::new(address, None, zone.map(Into::into), *weight, circuit.clone(), now)), *weight)
         };
         let endpoints = endpoints.iter().enumerate().map(endpoint).collect();
         let set = EndpointSet::new(endpoints, circuit.clone(), zone.map(Into::into));
@@ -375,8 +375,9 @@ fn tables_are_kept_while_addresses_and_weights_are() {
     let first = world.balancer(BalancerKind::RingHash);
     let second = Balancer::new(&policy(BalancerKind::RingHash), world.set.clone(), Some(&first));
     assert_eq!(ring(&first), ring(&second));
-    world.set.endpoints[0].set_weight(3);
-    let third = Balancer::new(&policy(BalancerKind::RingHash), world.set.clone(), Some(&second));
+    let changed = world.set.endpoints().iter().cloned().zip([3, 2]).collect();
+    let changed = Arc::new(EndpointSet::new(changed, world.set.circuit.clone(), None));
+    let third = Balancer::new(&policy(BalancerKind::RingHash), changed, Some(&second));
     assert_ne!(ring(&second), ring(&third));
 }
 

@@ -68,10 +68,8 @@ impl Compiler<'_> {
                         self.input.now,
                     )),
                 };
-                endpoint.set_weight(written.weight);
-                endpoint.set_idle_timeout(policy.connection_pool.idle_timeout);
                 by_address.insert(address, endpoint.clone());
-                endpoints.push(endpoint);
+                endpoints.push((endpoint, written.weight));
             }
         }
         let budget = before.map_or_else(
