@@ -97,10 +97,12 @@ impl Endpoint {
     ) -> Self {
         let id = NEXT_ID.fetch_add(1, Relaxed);
         let label: Arc<str> = address.to_string().into();
+        let guard = Guard::new(id, label.clone(), circuit, now);
+        guard.set_weighted(weight > 0, now);
         Self {
             id,
             address,
-            label: label.clone(),
+            label,
             hostname,
             zone,
             in_flight: InFlight::default(),
@@ -109,7 +111,7 @@ impl Endpoint {
             failures: AtomicU64::new(0),
             weight: AtomicU32::new(weight),
             idle_millis: AtomicU64::new(60_000),
-            guard: Guard::new(id, label, circuit, now),
+            guard,
             reachable: AtomicBool::new(true),
         }
     }
@@ -120,8 +122,9 @@ impl Endpoint {
     }
 
     /// Another configuration is in force.
-    pub fn set_weight(&self, weight: u32) {
+    pub fn set_weight(&self, weight: u32, now: Instant) {
         self.weight.store(weight, Relaxed);
+        self.guard.set_weighted(weight > 0, now);
     }
 
     /// Its breaker, and everything else that says whether it may be picked.

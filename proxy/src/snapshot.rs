@@ -96,7 +96,7 @@ impl Snapshot {
             }
             let breaker = service.common.breaker.as_ref();
             for (endpoint, weight) in service.endpoints.weighted() {
-                endpoint.set_weight(weight);
+                endpoint.set_weight(weight, now);
                 endpoint.set_idle_timeout(service.policy.connection_pool.idle_timeout);
                 // One of weight 0 gets no request that could find out whether it works.
                 endpoint.guard().configure(breaker.filter(|_| weight > 0), now);

@@ -75,11 +75,6 @@ impl EndpointSet {
     pub fn weighted(&self) -> impl Iterator<Item = (&Arc<Endpoint>, u32)> {
         self.endpoints.iter().zip(self.weights.iter().copied())
     }
-
-    /// How many of them are unusable.
-    pub fn unusable(&self) -> usize {
-        self.circuit.unusable().min(self.endpoints.len())
-    }
 }
 
 /// Decides which endpoint gets a request.
@@ -150,10 +145,11 @@ impl Balancer {
         self.panic_threshold > 0.0
     }
 
-    /// Whether so few endpoints are usable that health and ejection are ignored: the survivors would not stand the whole load.
+    /// Whether so few endpoints are usable that health and ejection are ignored: the survivors would not stand the whole
+    /// load. Those without a weight take none of it, and do not count.
     pub fn panicking(&self) -> bool {
-        let unusable = self.set.unusable();
-        let all = self.set.endpoints.len();
+        let all = self.all.members.len();
+        let unusable = self.set.circuit.unusable().min(all);
         unusable > 0 && ((all - unusable) as f64) * 100.0 < self.panic_threshold * all as f64
     }
 

@@ -14,7 +14,7 @@ use std::{
 use fastrand::Rng;
 use weft_model::policy::CircuitBreaker;
 
-use self::standing::{bit, counts, state, usable};
+use self::standing::{bit, counts, missing, state, usable};
 use super::{
     breaker::{Breaker, Cause, Slot, State, Transition},
     circuit::{Circuit, Event},
@@ -161,6 +161,18 @@ impl Guard {
         });
         if (old ^ new) & bit::UNHEALTHY != 0 && state(new) != State::Closed {
             self.circuit.health_changed(self.id, || self.standing() & bit::UNHEALTHY != 0);
+        }
+    }
+
+    /// Whether pickers may choose it at all.
+    pub fn set_weighted(&self, weighted: bool, now: Instant) {
+        let bits = if weighted { 0 } else { bit::WEIGHTLESS };
+        // Nearly always this is known.
+        if self.standing() & bit::WEIGHTLESS != bits {
+            self.change(now, |word| match word & bit::REMOVED {
+                0 => word & !bit::WEIGHTLESS | bits,
+                _ => word,
+            });
         }
     }
 
@@ -393,9 +405,11 @@ impl Guard {
             before.ejected = after.ejected;
         }
         self.circuit.account(before, after, now);
+        if missing(old) != missing(new) {
+            self.circuit.count_unusable(if missing(new) { 1 } else { -1 });
+        }
         let (was, is) = (usable(old), usable(new));
         if was != is {
-            self.circuit.count_unusable(if is { -1 } else { 1 });
             if is {
                 self.usable_from(now);
             }
