@@ -4,7 +4,10 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU32, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
     time::{Duration, Instant},
 };
@@ -25,14 +28,14 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 static HEALTH_GENERATION: AtomicU64 = AtomicU64::new(0);
 
 /// Changes whenever an endpoint of this process becomes usable or unusable: what was counted before may be kept as
-/// long as this stays the same.
+/// long as this stays the same. Whoever sees a generation sees the changes that led to it.
 pub fn health_generation() -> u64 {
-    HEALTH_GENERATION.load(Relaxed)
+    HEALTH_GENERATION.load(Acquire)
 }
 
 /// An endpoint became usable or unusable.
 pub(crate) fn health_changed() {
-    HEALTH_GENERATION.fetch_add(1, Relaxed);
+    HEALTH_GENERATION.fetch_add(1, Release);
 }
 
 /// One address behind a service.
