@@ -18,7 +18,7 @@ use std::{
 use smallvec::SmallVec;
 
 pub use self::event::{Ejections, Event};
-use super::{breaker::State, limiter::CircuitView};
+use super::{breaker::State, limiter::CircuitView, nanos};
 use crate::endpoint::Endpoint;
 
 /// Events that are kept for `/endpoints`.
@@ -314,7 +314,7 @@ impl Circuit {
     }
 
     fn nanos(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(NEVER - 1)
+        nanos(at.saturating_duration_since(self.epoch)).min(NEVER - 1)
     }
 }
 

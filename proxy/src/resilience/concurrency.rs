@@ -17,6 +17,8 @@ use std::{
 
 use weft_model::config::Concurrency;
 
+use super::nanos;
+
 /// Shortest window.
 const WINDOW: Duration = Duration::from_millis(100);
 /// A window lasts until it has as many samples.
@@ -271,10 +273,6 @@ impl SharedGradient {
         gradient.learn(window, now);
         self.limit.store(gradient.limit(), Relaxed);
     }
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use self::standing::{bit, counts, missing, state, usable};
 use super::{
     breaker::{Breaker, Cause, Slot, State, Transition},
     circuit::{Circuit, Event},
+    nanos,
     outcome::Outcome,
 };
 use crate::endpoint::{self, Endpoint, Health};
@@ -419,8 +420,7 @@ impl Guard {
     }
 
     fn usable_from(&self, now: Instant) {
-        let since = now.saturating_duration_since(self.epoch);
-        self.usable_since.store(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        self.usable_since.store(nanos(now.saturating_duration_since(self.epoch)), Relaxed);
     }
 
     fn log(&self, event: Option<&Arc<Event>>) {
