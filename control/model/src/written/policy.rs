@@ -355,7 +355,9 @@ pub struct OnBreakerOpen {
     pub recover_percent_per_minute: Option<f64>,
 }
 
-/// `concurrency`.
+/// `concurrency`: a limit on the requests of a service port whose response has not ended, for the whole node. It is found
+/// from the time to the response's head. Streams that stay open count against it all the while; a limit that they fill
+/// grows by one per second when nothing else is heard of the service for 10 seconds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Concurrency {
