@@ -160,7 +160,7 @@ pub struct CircuitBreaker {
     #[schemars(range(min = 0, max = 100))]
     pub max_ejection_percent: Option<f64>,
     /// Probes while half open; 1 when omitted.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 100))]
     pub half_open_requests: Option<u32>,
     /// Whether the kernel's signals count; true when omitted.
     pub kernel_signals: Option<bool>,
@@ -257,7 +257,7 @@ pub struct RetryBudget {
     /// Retries per hundred requests; 20 when omitted.
     #[schemars(range(min = 0, max = 100))]
     pub percent: Option<f64>,
-    /// Retries that are always allowed; 10 when omitted.
+    /// Retries that are always allowed; 10 when omitted. Over `ttl` they should come to one at least.
     pub min_per_second: Option<u32>,
     /// Window; 10s when omitted.
     pub ttl: Option<DurationText>,
@@ -350,7 +350,7 @@ pub struct OnBreakerOpen {
     /// Share of the rate admitted while open; 0.3 when omitted.
     #[schemars(range(min = 0, max = 1))]
     pub factor: Option<f64>,
-    /// Recovery afterwards; 5 when omitted.
+    /// Recovery afterwards, more than 0; 5 when omitted.
     #[schemars(range(min = 0))]
     pub recover_percent_per_minute: Option<f64>,
 }

@@ -1,8 +1,11 @@
 //! What protects a service: breakers, retries and their budget, hedging, rate limits, concurrency.
 
+use std::time::Duration;
+
 use super::key_field;
 use crate::{
-    effective,
+    config::{Policy, RetryBudget},
+    duration, effective,
     validate::{At, route, syntax},
     written::{self, RateKey, RetryCondition, TrafficPolicySpec},
 };
@@ -39,6 +42,7 @@ pub(super) fn protection(at: At<'_>, spec: &TrafficPolicySpec) {
             let hint = "raise percent or minPerSecond, or leave out retry".to_owned();
             at.warn("contradictory", "a budget of 0 % and 0 per second allows no retry", Some(hint));
         }
+        guaranteed(at, budget);
     }
     if let Some(after) = spec.hedge.as_ref().and_then(|hedge| hedge.after.as_deref())
         && effective::hedge_after(after).is_none()
@@ -46,6 +50,21 @@ pub(super) fn protection(at: At<'_>, spec: &TrafficPolicySpec) {
         let message = format!("{after:?} is neither a duration nor a quantile");
         at.field("hedge").field("after").invalid(message, "for instance 50ms, p95 or p99");
     }
+}
+
+/// `minPerSecond`, unless it is 0, is to allow a retry in a window at least.
+fn guaranteed(at: At<'_>, written: &written::RetryBudget) {
+    let spec = TrafficPolicySpec { retry_budget: Some(written.clone()), ..Default::default() };
+    let RetryBudget { min_per_second, ttl, .. } = Policy::new(&spec).retry_budget;
+    if min_per_second == 0 || ttl.is_zero() || ttl.saturating_mul(min_per_second) >= Duration::from_secs(1) {
+        return;
+    }
+    let enough = duration::format(Duration::from_millis(1000_u64.div_ceil(u64::from(min_per_second))));
+    let message = format!(
+        "{min_per_second} per second come to less than one retry in a ttl of {}, and allow none",
+        duration::format(ttl)
+    );
+    at.warn("contradictory", message, Some(format!("make ttl {enough} or longer, or minPerSecond larger")));
 }
 
 /// A breaker's percentage, which cannot be 0.
@@ -98,7 +117,16 @@ fn retry(at: At<'_>, retry: &written::Retry) {
 pub(super) fn limits(at: At<'_>, spec: &TrafficPolicySpec) {
     for (i, limit) in spec.rate_limit.iter().flatten().enumerate() {
         let at = at.field("rateLimit").item(i);
-        at.positive("per", limit.per.as_ref());
+        let per = at.positive("per", limit.per.as_ref());
+        if let (Some(per), Some(requests)) = (per, limit.requests) {
+            refill(at, per, requests, limit.burst.unwrap_or(requests));
+        }
+        if limit.on_breaker_open.as_ref().is_some_and(|open| open.recover_percent_per_minute == Some(0.0)) {
+            at.field("onBreakerOpen").field("recoverPercentPerMinute").invalid(
+                "at 0 % per minute the limit would stay lowered for ever",
+                "give more than 0; 100 is back to all of it within a minute",
+            );
+        }
         let identity = match &limit.key {
             Some(RateKey::Name(name)) => *name == written::RateKeyName::Identity,
             Some(RateKey::Field(key)) => key.identity.as_ref().is_some_and(written::Chosen::is_chosen),
@@ -132,5 +160,14 @@ pub(super) fn limits(at: At<'_>, spec: &TrafficPolicySpec) {
             .field("adaptive")
             .field("max")
             .invalid("max is less than min", "make it at least as large");
+    }
+}
+
+/// Buckets are counted in nanoseconds: one that takes longer than 36 years to fill up would fill up faster than written.
+fn refill(at: At<'_>, per: Duration, requests: u32, burst: u32) {
+    const LONGEST: u128 = 1 << 60;
+    if per.as_nanos().saturating_mul(u128::from(burst)) > LONGEST * u128::from(requests) {
+        let hint = "make per or burst smaller, or requests larger";
+        at.field("per").invalid("at this rate the burst takes more than 36 years to fill up", hint);
     }
 }
