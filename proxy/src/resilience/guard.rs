@@ -2,6 +2,7 @@
 //! something, read by every pick as one word.
 
 mod standing;
+mod view;
 
 use std::{
     sync::{
@@ -15,6 +16,7 @@ use fastrand::Rng;
 use weft_model::policy::CircuitBreaker;
 
 use self::standing::{bit, counts, missing, state, usable};
+pub use self::view::View;
 use super::{
     breaker::{Breaker, Cause, Slot, State, Transition},
     circuit::{Circuit, Event},
@@ -45,21 +47,6 @@ struct Live {
     breaker: Breaker,
     /// What opened it last.
     why: Option<(Arc<str>, Option<Cause>)>,
-}
-
-/// A breaker as `/endpoints` shows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct View {
-    /// Its state.
-    pub state: State,
-    /// Whether the endpoint is kept from being picked by it.
-    pub ejected: bool,
-    /// What opened it, unless it is Closed.
-    pub evidence: Option<Arc<str>>,
-    /// Until probes may go out, while it is Open.
-    pub left: Option<Duration>,
-    /// How often it opened in a row.
-    pub openings: u32,
 }
 
 /// A request that finds out whether an endpoint works again. One that ends without a verdict gives its slot back.
@@ -277,26 +264,6 @@ impl Guard {
         let event = guarded.as_deref().and_then(|live| self.eject_kept(live, now));
         drop(guarded);
         self.log(event.as_ref());
-    }
-
-    /// For `/endpoints`.
-    pub fn view(&self, now: Instant) -> View {
-        let guarded = self.lock();
-        let word = self.standing();
-        let mut view =
-            View { state: state(word), ejected: word & bit::EJECTED != 0, evidence: None, left: None, openings: 0 };
-        if let Some(live) = guarded.as_deref()
-            && let Some(policy) = &live.policy
-        {
-            view.openings = live.breaker.openings(policy, now);
-            if view.state != State::Closed {
-                view.evidence = live.why.as_ref().map(|(evidence, _)| evidence.clone());
-            }
-            if view.state == State::Open {
-                view.left = live.breaker.due(policy).map(|due| due.saturating_duration_since(now));
-            }
-        }
-        view
     }
 
     /// It may be picked again although its breaker is Open: there are too many ejected ones. Takes no lock.
