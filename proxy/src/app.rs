@@ -43,6 +43,8 @@ use crate::{
 const RESOLVE: Duration = Duration::from_secs(2);
 /// How often limits of which nobody asks anything give memory back.
 const TIDY: Duration = Duration::from_secs(30);
+/// How often adaptive limits are looked at that may be stuck.
+const TICK: Duration = Duration::from_secs(1);
 /// Longest wait for the last lines of the access log.
 const FLUSH: Duration = Duration::from_secs(2);
 
@@ -120,6 +122,7 @@ impl App {
         });
         metrics::show(&shared);
         tokio::spawn(tidy(Arc::downgrade(&shared)));
+        tokio::spawn(tick(Arc::downgrade(&shared)));
         tokio::spawn(shed::watch(Arc::downgrade(&shared)));
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
         let mut threads = Vec::with_capacity(workers);
@@ -346,6 +349,21 @@ async fn tidy(shared: Weak<Shared>) {
         let Some(shared) = shared.upgrade() else { return };
         for limits in shared.snapshot.load_full().limits.values() {
             limits.tidy(Instant::now());
+        }
+    }
+}
+
+/// Ends with the node.
+async fn tick(shared: Weak<Shared>) {
+    let mut interval = tokio::time::interval(TICK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let Some(shared) = shared.upgrade() else { return };
+        for service in shared.snapshot.load_full().services.values() {
+            if let Some(gradient) = &service.concurrency {
+                gradient.tick(service.in_flight.get(), Instant::now());
+            }
         }
     }
 }

@@ -4,7 +4,10 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU32, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
     time::{Duration, Instant},
 };
@@ -25,14 +28,14 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 static HEALTH_GENERATION: AtomicU64 = AtomicU64::new(0);
 
 /// Changes whenever an endpoint of this process becomes usable or unusable: what was counted before may be kept as
-/// long as this stays the same.
+/// long as this stays the same. Whoever sees a generation sees the changes that led to it.
 pub fn health_generation() -> u64 {
-    HEALTH_GENERATION.load(Relaxed)
+    HEALTH_GENERATION.load(Acquire)
 }
 
 /// An endpoint became usable or unusable.
 pub(crate) fn health_changed() {
-    HEALTH_GENERATION.fetch_add(1, Relaxed);
+    HEALTH_GENERATION.fetch_add(1, Release);
 }
 
 /// One address behind a service.
@@ -97,10 +100,12 @@ impl Endpoint {
     ) -> Self {
         let id = NEXT_ID.fetch_add(1, Relaxed);
         let label: Arc<str> = address.to_string().into();
+        let guard = Guard::new(id, label.clone(), circuit, now);
+        guard.set_weighted(weight > 0, now);
         Self {
             id,
             address,
-            label: label.clone(),
+            label,
             hostname,
             zone,
             in_flight: InFlight::default(),
@@ -109,19 +114,20 @@ impl Endpoint {
             failures: AtomicU64::new(0),
             weight: AtomicU32::new(weight),
             idle_millis: AtomicU64::new(60_000),
-            guard: Guard::new(id, label, circuit, now),
+            guard,
             reachable: AtomicBool::new(true),
         }
     }
 
-    /// Relative share; 0 gets nothing.
+    /// Relative share in the configuration in force; 0 gets nothing. Pickers go by their own snapshot's.
     pub fn weight(&self) -> u32 {
         self.weight.load(Relaxed)
     }
 
-    /// Takes effect with the next snapshot's pickers.
-    pub fn set_weight(&self, weight: u32) {
+    /// Another configuration is in force.
+    pub fn set_weight(&self, weight: u32, now: Instant) {
         self.weight.store(weight, Relaxed);
+        self.guard.set_weighted(weight > 0, now);
     }
 
     /// Its breaker, and everything else that says whether it may be picked.

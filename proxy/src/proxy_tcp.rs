@@ -55,6 +55,13 @@ async fn open(
     let mut tried = smallvec::SmallVec::<[u64; PICKS]>::new();
     let mut why = format!("service {} has no usable endpoint", upstream.service.name);
     while tried.len() < PICKS {
+        let now = worker.clock.read();
+        // Before it waits for a place: that of a connection to a service that is out of order may take for ever.
+        match upstream.check(now) {
+            Err(unpicked) if tried.is_empty() => return Err(upstream.refusal(unpicked, now).detail.into_owned()),
+            Err(_) => break,
+            Ok(()) => {}
+        }
         let place = tokio::select! {
             place = obtain::place(worker, upstream) => place.map_err(|refusal| refusal.to_string())?,
             () = gone(client) => return Err("the client went away while it waited for a connection".into()),
@@ -72,16 +79,13 @@ async fn open(
         let took = done.saturating_duration_since(now);
         // All that is known of a service that speaks no HTTP: whether it takes connections, and how fast.
         let outcome = Outcome { failure: connected.is_err().then_some(Failure::ConnectFailed), took };
-        endpoint.record(outcome, ticket.take_probe(), done, &mut worker.rng.borrow_mut());
+        ticket.judge(outcome, done, &mut worker.rng.borrow_mut());
         match connected {
             Ok(io) => {
                 endpoint.observe(now, took, done);
                 return Ok((io, ticket));
             }
-            Err(error) => {
-                endpoint.failures.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                why = format!("{}: {error}", endpoint.label);
-            }
+            Err(error) => why = format!("{}: {error}", endpoint.label),
         }
         tried.push(endpoint.id);
     }

@@ -43,7 +43,7 @@ use crate::{
         weighted::Weighted,
     },
     telemetry::metrics::Slot,
-    upstream::places::{Limits, Places},
+    upstream::places::Places,
 };
 
 /// A socket address that Weft listens on; the same in every snapshot that has it.
@@ -85,7 +85,8 @@ impl Snapshot {
         }
     }
 
-    /// Puts the breakers' policies in force. Not part of compiling, because what was compiled may still be refused.
+    /// Puts in force what belongs to live state: weights, idle time-outs, policies of breakers, budgets and limits. Not
+    /// part of compiling, because what was compiled may still be refused.
     /// Endpoints that are gone are to be marked as removed before: they would count among the others.
     pub fn enforce(&self, now: Instant) {
         for service in self.services.values() {
@@ -94,9 +95,11 @@ impl Snapshot {
                 gradient.configure(policy);
             }
             let breaker = service.common.breaker.as_ref();
-            for endpoint in service.endpoints() {
+            for (endpoint, weight) in service.endpoints.weighted() {
+                endpoint.set_weight(weight, now);
+                endpoint.set_idle_timeout(service.policy.connection_pool.idle_timeout);
                 // One of weight 0 gets no request that could find out whether it works.
-                endpoint.guard().configure(breaker.filter(|_| endpoint.weight() > 0), now);
+                endpoint.guard().configure(breaker.filter(|_| weight > 0), now);
             }
             let percent = breaker.map_or(0.0, |breaker| breaker.max_ejection_percent);
             service.circuit.configure(percent, service.endpoints(), now);
@@ -132,19 +135,14 @@ impl Snapshot {
         routes.flat_map(|route| route.rules.iter().enumerate().map(move |(number, rule)| (route, number, rule)))
     }
 
-    /// Lets those who wait for a connection have it where the limits have grown. Returns the services that have more
-    /// connections than they may, so that idle ones have to be looked for (see [`Places::searched`]).
+    /// Puts the limits of connections in force: those who wait have what they may have now. Returns the services that
+    /// have more connections than they may, so that idle ones have to be looked for (see [`Places::searched`]).
+    ///
+    /// Not part of compiling, as little as [`Self::enforce`] is.
     pub fn review_places(&self) -> Vec<Arc<Places>> {
-        let mut ceilings: HashMap<(&Key, u16), u32> = HashMap::new();
-        for ((key, port, _), upstream) in &self.upstreams {
-            let ceiling = ceilings.entry((key, *port)).or_default();
-            *ceiling = upstream.limits.connections().max(*ceiling);
-        }
-        let places = self.services.values().filter(|service| {
-            let own = service.policy.connection_pool.max_connections;
-            service.places.review(*ceilings.get(&(&service.key, service.port)).unwrap_or(&own))
-        });
-        places.map(|service| service.places.clone()).collect()
+        let services = self.services.values();
+        let crowded = services.filter(|service| service.places.review(service.common.limits()));
+        crowded.map(|service| service.places.clone()).collect()
     }
 }
 
@@ -279,8 +277,6 @@ pub struct Upstream {
     pub hedge: Option<Hedge>,
     /// `fault` of the policy.
     pub fault: Option<Fault>,
-    /// How many connections, and how many requests that wait for one.
-    pub limits: Arc<Limits>,
 }
 
 /// `hedge` of a policy.

@@ -122,12 +122,13 @@ pub enum HashKey {
     Path,
 }
 
-/// `connectionPool`. Counts are per service, for the whole node.
+/// `connectionPool`. Counts are per service port, for the whole node.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct ConnectionPool {
-    /// Open connections to the service.
+    /// Open connections to the service port, of all routes together: a proxy goes by the service's own policy, and by a
+    /// route's only where that says nothing.
     pub max_connections: u32,
-    /// Requests waiting for a connection.
+    /// Requests waiting for a connection, of all routes together like `max_connections`.
     pub max_pending_requests: u32,
     /// Requests in flight.
     pub max_requests: u32,

@@ -499,13 +499,7 @@ fn policies() {
             "scope Cluster is not supported by Weft",
             "limits count on each node for now: use scope: Node and divide by the number of nodes",
         ),
-        (
-            policy("rateLimit: [{requests: 0, per: 1s}]"),
-            6,
-            26,
-            "\"requests\" is out of range: 0",
-            "between 1 and 4294967295",
-        ),
+        (policy("rateLimit: [{requests: 0, per: 1s}]"), 6, 26, "\"requests\" is out of range: 0", "at least 1"),
         (policy("rateLimit: [{requests: -1, per: 1s}]"), 6, 26, "\"requests\" is out of range: -1", ""),
         (policy("rateLimit: [{requests: 1, per: 1s, burst: 0}]"), 6, 45, "\"burst\" is out of range: 0", ""),
         (
@@ -604,6 +598,27 @@ fn policies_that_contradict_themselves() {
             "give more than 0; 100 with a large minimumRequests hardly ever opens it",
         ),
         (
+            policy("circuitBreaker: {halfOpenRequests: 101}"),
+            6,
+            38,
+            "\"halfOpenRequests\" is out of range: 101",
+            "between 1 and 100",
+        ),
+        (
+            policy("rateLimit: [{requests: 1, per: 1s, onBreakerOpen: {recoverPercentPerMinute: 0}}]"),
+            6,
+            79,
+            "at 0 % per minute the limit would stay lowered for ever",
+            "give more than 0; 100 is back to all of it within a minute",
+        ),
+        (
+            policy("rateLimit: [{requests: 1, per: 90000h, burst: 4}]"),
+            6,
+            34,
+            "at this rate the burst takes more than 36 years to fill up",
+            "make per or burst smaller, or requests larger",
+        ),
+        (
             policy("circuitBreaker: {baseEjectionTime: 10s, maxEjectionTime: 5s}"),
             6,
             60,
@@ -691,6 +706,8 @@ fn pointless_fields_are_told() {
     let slow =
         policy("circuitBreaker: {slowCalls: {threshold: 3s}}\n  timeouts: {request: 2s}").replace("cart2", "cart");
     let budget = policy("retryBudget: {percent: 0, minPerSecond: 0}").replace("cart2", "cart");
+    let rare = policy("retryBudget: {minPerSecond: 1, ttl: 500ms}").replace("cart2", "cart");
+    let brief = policy("retryBudget: {ttl: 99ms}").replace("cart2", "cart");
     let base: String =
         BASE.split("---\n").filter(|document| !document.contains("TrafficPolicy")).collect::<Vec<_>>().join("---\n");
     let above = base.lines().count();
@@ -699,6 +716,16 @@ fn pointless_fields_are_told() {
             slow,
             43,
             "no call takes as long as this threshold: timeouts.request is 2s (make it shorter, or raise timeouts.request)",
+        ),
+        (
+            rare,
+            16,
+            "1 per second come to less than one retry in a ttl of 500ms, and allow none (make ttl 1s or longer, or minPerSecond larger)",
+        ),
+        (
+            brief,
+            16,
+            "10 per second come to less than one retry in a ttl of 99ms, and allow none (make ttl 100ms or longer, or minPerSecond larger)",
         ),
         (
             budget,

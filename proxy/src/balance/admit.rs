@@ -52,6 +52,14 @@ impl Upstream {
         self.balance(hash, tried, now, rng)
     }
 
+    /// Whether it is worth while to get ready for [`Self::pick`]: not when the circuit is open and no probe is due.
+    ///
+    /// # Errors
+    /// What [`Self::pick`] would say.
+    pub fn check(&self, now: Instant) -> Result<(), Unpicked> {
+        if self.service.circuit.is_due(now) { Ok(()) } else { self.check_circuit(now) }
+    }
+
     /// Picks an endpoint for a request that nobody waits for: it never is a probe.
     ///
     /// # Errors

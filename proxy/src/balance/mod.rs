@@ -52,14 +52,18 @@ const MAX_WALK: usize = 128;
 #[derive(Debug)]
 pub struct EndpointSet {
     endpoints: Vec<Arc<Endpoint>>,
+    /// One for each endpoint.
+    weights: Vec<u32>,
     circuit: Arc<Circuit>,
     zone: Option<Arc<str>>,
 }
 
 impl EndpointSet {
-    /// `circuit` is what `endpoints` share; `zone` is where this node is, if known.
-    pub fn new(endpoints: Vec<Arc<Endpoint>>, circuit: Arc<Circuit>, zone: Option<Arc<str>>) -> Self {
-        Self { endpoints, circuit, zone }
+    /// Endpoints with their weights in this snapshot. `circuit` is what they share; `zone` is where this node is, if
+    /// known.
+    pub fn new(weighted: Vec<(Arc<Endpoint>, u32)>, circuit: Arc<Circuit>, zone: Option<Arc<str>>) -> Self {
+        let (endpoints, weights) = weighted.into_iter().unzip();
+        Self { endpoints, weights, circuit, zone }
     }
 
     /// All endpoints, those of weight 0 included, in the order of the configuration.
@@ -67,9 +71,9 @@ impl EndpointSet {
         &self.endpoints
     }
 
-    /// How many of them are unusable.
-    pub fn unusable(&self) -> usize {
-        self.circuit.unusable().min(self.endpoints.len())
+    /// The endpoints, each with its weight.
+    pub fn weighted(&self) -> impl Iterator<Item = (&Arc<Endpoint>, u32)> {
+        self.endpoints.iter().zip(self.weights.iter().copied())
     }
 }
 
@@ -97,7 +101,7 @@ enum Algorithm {
 }
 
 impl Balancer {
-    /// A balancer over `set`; weights are read now. `previous` is what served the same service until now: its turn goes
+    /// A balancer over `set`. `previous` is what served the same service until now: its turn goes
     /// on, and its hash table is kept if addresses and weights are the same.
     pub fn new(policy: &LoadBalancer, set: Arc<EndpointSet>, previous: Option<&Self>) -> Self {
         let turns = policy.kind == BalancerKind::RoundRobin;
@@ -141,10 +145,11 @@ impl Balancer {
         self.panic_threshold > 0.0
     }
 
-    /// Whether so few endpoints are usable that health and ejection are ignored: the survivors would not stand the whole load.
+    /// Whether so few endpoints are usable that health and ejection are ignored: the survivors would not stand the whole
+    /// load. Those without a weight take none of it, and do not count.
     pub fn panicking(&self) -> bool {
-        let unusable = self.set.unusable();
-        let all = self.set.endpoints.len();
+        let all = self.all.members.len();
+        let unusable = self.set.circuit.unusable().min(all);
         unusable > 0 && ((all - unusable) as f64) * 100.0 < self.panic_threshold * all as f64
     }
 
@@ -323,10 +328,9 @@ pub(crate) struct Pool {
 impl Pool {
     fn new(set: &EndpointSet, keep: &dyn Fn(&Endpoint) -> bool, turns: bool, previous: Option<&Self>) -> Self {
         let (members, weights): (Vec<u32>, Vec<u32>) = (0_u32..)
-            .zip(&set.endpoints)
-            .map(|(index, endpoint)| (index, endpoint.weight(), endpoint))
-            .filter(|(_, weight, endpoint)| *weight > 0 && keep(endpoint))
-            .map(|(index, weight, _)| (index, weight))
+            .zip(set.weighted())
+            .filter(|(_, (endpoint, weight))| *weight > 0 && keep(endpoint))
+            .map(|(index, (_, weight))| (index, weight))
             .unzip();
         let sequence = turns.then(|| Sequence::new(&weights, previous.and_then(|p| p.sequence.as_ref())));
         Self { members: members.into(), sampler: Sampler::new(&weights), sequence }

@@ -45,7 +45,7 @@ impl World {
         let circuit = Arc::new(Circuit::new("test".into(), Arc::default(), now));
         let endpoint = |(n, (weight, zone)): (usize, &(u32, Option<&str>))| {
             let address = SocketAddr::from(([10, 0, (n >> 8) as u8, n as u8], 80));
-            Arc::new(Endpoint::new(address, None, zone.map(Into::into), *weight, circuit.clone(), now))
+            (Arc::new(Endpoint::new(address, None, zone.map(Into::into), *weight, circuit.clone(), now)), *weight)
         };
         let endpoints = endpoints.iter().enumerate().map(endpoint).collect();
         let set = EndpointSet::new(endpoints, circuit.clone(), zone.map(Into::into));
@@ -358,11 +358,45 @@ fn zones_do_not_matter_when() {
 fn a_removed_endpoint_no_longer_counts_as_unusable() {
     let world = World::new(&[1, 1]);
     world.down(&[0]);
-    assert_eq!(world.set.unusable(), 1);
+    assert_eq!(world.set.circuit.unusable(), 1);
     world.set.endpoints[0].mark_removed(world.now);
-    assert_eq!(world.set.unusable(), 0);
+    assert_eq!(world.set.circuit.unusable(), 0);
     world.down(&[0]);
-    assert_eq!(world.set.unusable(), 0);
+    assert_eq!(world.set.circuit.unusable(), 0);
+}
+
+#[test]
+fn endpoints_without_a_weight_count_neither_for_nor_against_panic() {
+    for (weights, down, panic) in [
+        // They are healthy, and no help.
+        (&[1, 1, 0, 0][..], &[0, 1][..], true),
+        (&[1, 1, 1, 0, 0], &[0, 1], true),
+        (&[1, 1, 0, 0], &[0], false),
+        // They are down, and no loss.
+        (&[1, 1, 0, 0, 0], &[2, 3, 4], false),
+        (&[1, 1, 0, 0, 0], &[1, 2, 3, 4], false),
+        (&[0, 0], &[0, 1], false),
+    ] {
+        let mut world = World::new(weights);
+        let balancer = world.balancer(BalancerKind::Random);
+        world.down(down);
+        assert_eq!(balancer.panicking(), panic, "{weights:?} without {down:?}");
+        let weighted = weights.iter().any(|&weight| weight > 0);
+        assert_eq!(world.pick(&balancer, &[]).is_some(), weighted, "{weights:?} without {down:?}");
+    }
+}
+
+#[test]
+fn an_endpoint_counts_from_when_it_has_a_weight() {
+    let world = World::new(&[1, 0]);
+    world.down(&[0, 1]);
+    let unusable = |weight| {
+        world.set.endpoints[1].set_weight(weight, world.now);
+        world.set.circuit.unusable()
+    };
+    assert_eq!([0, 1, 1, 0].map(unusable), [1, 2, 2, 1]);
+    world.set.endpoints[1].mark_removed(world.now);
+    assert_eq!([1, 0].map(unusable), [1, 1]);
 }
 
 #[test]
@@ -375,8 +409,9 @@ fn tables_are_kept_while_addresses_and_weights_are() {
     let first = world.balancer(BalancerKind::RingHash);
     let second = Balancer::new(&policy(BalancerKind::RingHash), world.set.clone(), Some(&first));
     assert_eq!(ring(&first), ring(&second));
-    world.set.endpoints[0].set_weight(3);
-    let third = Balancer::new(&policy(BalancerKind::RingHash), world.set.clone(), Some(&second));
+    let changed = world.set.endpoints().iter().cloned().zip([3, 2]).collect();
+    let changed = Arc::new(EndpointSet::new(changed, world.set.circuit.clone(), None));
+    let third = Balancer::new(&policy(BalancerKind::RingHash), changed, Some(&second));
     assert_ne!(ring(&second), ring(&third));
 }
 
@@ -411,8 +446,9 @@ proptest! {
             }
             (0..*load).for_each(|_| { endpoint.in_flight.enter(); });
         }
-        let down = endpoints.iter().filter(|e| e.1).count();
-        let panic = ((endpoints.len() - down) as f64) * 100.0 < threshold * endpoints.len() as f64;
+        let weighted = endpoints.iter().filter(|e| e.0 > 0).count();
+        let usable = endpoints.iter().filter(|e| e.0 > 0 && !e.1).count();
+        let panic = usable as f64 * 100.0 < threshold * weighted as f64;
         prop_assert_eq!(balancer.panicking(), panic);
         let allowed = |e: &(u32, bool, bool, u8, u32)| e.0 > 0 && (panic || !e.1);
         let fresh = endpoints.iter().any(|e| allowed(e) && !e.2);

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    atomic::{AtomicU64, Ordering::Relaxed},
 };
 
 use fastrand::Rng;
@@ -22,20 +22,30 @@ pub(crate) struct Zones {
     share: CachedShare,
 }
 
-/// The local share, kept until an endpoint anywhere changes its state.
+/// The local share, kept until an endpoint anywhere changes its state: the lower half of the health generation that it
+/// belongs to, and the bits of the share below it. One word, so that a share is never taken for another generation's.
 #[derive(Debug)]
-struct CachedShare {
-    generation: AtomicU64,
-    /// `f32` bits.
-    share: AtomicU32,
+struct CachedShare(AtomicU64);
+
+impl CachedShare {
+    /// Not a number, which no share is.
+    const NONE: u64 = u64::MAX;
+
+    fn get(&self, generation: u64) -> Option<f32> {
+        let word = self.0.load(Relaxed);
+        (word != Self::NONE && word >> 32 == generation & 0xffff_ffff).then(|| f32::from_bits(word as u32))
+    }
+
+    fn set(&self, generation: u64, share: f32) {
+        self.0.store(generation << 32 | u64::from(share.to_bits()), Relaxed);
+    }
 }
 
 impl Zones {
     /// None if a pool is empty: then there is nothing to choose between.
     pub(crate) fn new(local: Pool, remote: Pool) -> Option<Self> {
         let both = !local.is_empty() && !remote.is_empty();
-        let share = CachedShare { generation: AtomicU64::new(u64::MAX), share: AtomicU32::new(0) };
-        both.then_some(Self { local, remote, share })
+        both.then_some(Self { local, remote, share: CachedShare(AtomicU64::new(CachedShare::NONE)) })
     }
 
     /// Which pool to ask first, and which then.
@@ -46,15 +56,15 @@ impl Zones {
     }
 
     fn local_share(&self, endpoints: &[Arc<Endpoint>]) -> f32 {
+        // Before the endpoints are looked at: what changes meanwhile belongs to the next generation.
         let generation = health_generation();
-        if self.share.generation.load(Relaxed) == generation {
-            return f32::from_bits(self.share.share.load(Relaxed));
+        if let Some(share) = self.share.get(generation) {
+            return share;
         }
         let members = self.local.members();
         let usable = members.iter().filter(|&&index| endpoints.get(index as usize).is_some_and(|e| e.usable())).count();
         let share = local_share(usable, members.len());
-        self.share.share.store(share.to_bits(), Relaxed);
-        self.share.generation.store(generation, Relaxed);
+        self.share.set(generation, share);
         share
     }
 }
@@ -65,7 +75,18 @@ fn local_share(usable: usize, all: usize) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::local_share;
+    use super::*;
+
+    #[test]
+    fn a_share_belongs_to_its_generation() {
+        let cached = CachedShare(AtomicU64::new(CachedShare::NONE));
+        assert_eq!([0, 1, u64::MAX].map(|generation| cached.get(generation)), [None; 3]);
+        for (generation, share) in [(0, 1.0), (1, 0.0), (2, 0.7), (1 << 32, 0.14), (u64::MAX, 1.0)] {
+            cached.set(generation, share);
+            assert_eq!(cached.get(generation), Some(share));
+            assert_eq!(cached.get(generation.wrapping_add(1)), None);
+        }
+    }
 
     #[test]
     fn the_zone_keeps_what_it_can_take() {

@@ -128,14 +128,15 @@ fn hash(case: &Case<'_>, upstream: &Upstream, key: &HashKey) -> Value {
 /// `connectionPool`, and how much of it is in use.
 fn pool(upstream: &Upstream) -> Value {
     let policy = &upstream.policy.connection_pool;
+    let limits = upstream.service.common.limits();
     let (connections, pending) = upstream.service.places.numbers();
     json!({
         "requests_in_flight": upstream.service.in_flight.get(),
         "max_requests": policy.max_requests,
         "connections": connections,
-        "max_connections": policy.max_connections,
+        "max_connections": limits.connections,
         "pending": pending,
-        "max_pending_requests": policy.max_pending_requests,
+        "max_pending_requests": limits.pending,
         "max_requests_per_connection": policy.max_requests_per_connection,
         "max_concurrent_streams": upstream.is_h2().then_some(policy.max_concurrent_streams),
         "idle_timeout_ms": policy::ms(policy.idle_timeout),

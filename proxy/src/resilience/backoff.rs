@@ -6,6 +6,8 @@ use std::time::Duration;
 use fastrand::Rng;
 use weft_model::config::{Backoff, Jitter};
 
+use super::nanos;
+
 /// The wait before a retry. `retry` counts from 0; `previous` is the wait before the retry that came before, or zero.
 ///
 /// Never longer than `policy.max`. Full and Equal draw below the exponential bound `base × 2^retry`, Decorrelated below
@@ -21,10 +23,6 @@ pub fn wait(policy: &Backoff, retry: u32, previous: Duration, rng: &mut Rng) -> 
         Jitter::None => bound,
     };
     Duration::from_nanos(wait)
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

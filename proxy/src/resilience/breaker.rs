@@ -9,18 +9,17 @@
 //! Who asks whom for a probe, and whether the endpoint is *ejected* while it is not Closed, is decided in
 //! [`super::circuit`].
 
+mod state;
 mod tally;
 mod window;
 
-use std::{
-    fmt,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use smallvec::SmallVec;
 use weft_model::policy::CircuitBreaker;
 
+pub use self::state::{Cause, State, Transition};
 use self::{
     tally::Tally,
     window::{Counts, Window},
@@ -32,78 +31,6 @@ const JITTER: f64 = 0.1;
 
 /// A probe that is silent for so long (a stream without a message) no longer keeps another one from going out.
 pub const PROBE_LAPSE: Duration = Duration::from_secs(30);
-
-/// State of a breaker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum State {
-    /// Requests flow.
-    Closed = 0,
-    /// Probes are out.
-    HalfOpen = 1,
-    /// No request until its time is over.
-    Open = 2,
-}
-
-impl State {
-    /// As in `/endpoints`, spans and logs.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::HalfOpen => "half_open",
-            Self::Open => "open",
-        }
-    }
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// What opened a breaker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Cause {
-    /// `consecutiveFailures`.
-    ConsecutiveFailures,
-    /// `failureRate`.
-    FailureRate,
-    /// `slowCalls`.
-    SlowCalls,
-    /// A probe did not succeed.
-    ProbeFailed,
-}
-
-impl Cause {
-    /// Every cause, in the order of the declaration.
-    pub const ALL: [Self; 4] = [Self::ConsecutiveFailures, Self::FailureRate, Self::SlowCalls, Self::ProbeFailed];
-
-    /// As the label `reason` has it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::ConsecutiveFailures => "consecutive_failures",
-            Self::FailureRate => "failure_rate",
-            Self::SlowCalls => "slow_calls",
-            Self::ProbeFailed => "probe_failed",
-        }
-    }
-}
-
-/// A change of state.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Transition {
-    /// Before.
-    pub from: State,
-    /// After.
-    pub to: State,
-    /// Why, for people.
-    pub evidence: String,
-    /// Why, when it opened.
-    pub cause: Option<Cause>,
-    /// How long it stays open.
-    pub lasts: Option<Duration>,
-}
 
 /// Names a probe. Never used twice by one breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

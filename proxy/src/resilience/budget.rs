@@ -15,6 +15,8 @@ use std::{
 
 use weft_model::config::RetryBudget;
 
+use super::nanos;
+
 /// Steps in a window.
 const STEPS: u64 = 20;
 /// One more: the step that is partly outside.
@@ -226,10 +228,6 @@ impl SharedBudget {
         let moved = nanos(window.epoch.saturating_duration_since(self.epoch));
         self.step_end.store(moved.saturating_add(window.step_end()), Relaxed);
     }
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

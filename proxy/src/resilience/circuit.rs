@@ -18,7 +18,7 @@ use std::{
 use smallvec::SmallVec;
 
 pub use self::event::{Ejections, Event};
-use super::{breaker::State, limiter::CircuitView};
+use super::{breaker::State, limiter::CircuitView, nanos};
 use crate::endpoint::Endpoint;
 
 /// Events that are kept for `/endpoints`.
@@ -34,7 +34,8 @@ pub struct Circuit {
     epoch: Instant,
     /// [`Counts`], in one word, so that they always belong together.
     counts: AtomicU64,
-    /// Endpoints that health checks or ejection keep from being picked. Signed: two threads may add in any order.
+    /// Endpoints with a weight that health checks or ejection keep from being picked. Signed: two threads may add in any
+    /// order.
     unusable: AtomicI32,
     /// Nanoseconds after `epoch` from which on a probe may be had, [`NEVER`] if none.
     due: AtomicU64,
@@ -132,7 +133,7 @@ impl Circuit {
         Counts::unpack(self.counts.load(Relaxed))
     }
 
-    /// How many endpoints may not be picked, because of their health or because they are ejected.
+    /// How many endpoints with a weight may not be picked, because of their health or because they are ejected.
     #[inline]
     pub fn unusable(&self) -> usize {
         usize::try_from(self.unusable.load(Relaxed)).unwrap_or(0)
@@ -169,10 +170,10 @@ impl Circuit {
     pub fn outlook(&self, now: Instant) -> (Duration, Option<Arc<Event>>) {
         let inner = lock(&self.inner);
         let last = inner.events.iter().rev().find(|event| event.to == State::Open).cloned();
-        if inner.waiting.iter().any(|waiting| waiting.half_open) {
+        if self.candidates(&inner, true).any(|waiting| waiting.half_open) {
             return (Duration::ZERO, last);
         }
-        let next = inner.waiting.iter().map(|waiting| waiting.due).min().unwrap_or(0);
+        let next = self.candidates(&inner, true).map(|waiting| waiting.due).min().unwrap_or(0);
         (Duration::from_nanos(next.saturating_sub(self.nanos(now))), last)
     }
 
@@ -187,10 +188,8 @@ impl Circuit {
     pub fn due(&self, even_unhealthy: bool, now: Instant) -> SmallVec<[u64; 8]> {
         let now = self.nanos(now);
         let inner = lock(&self.inner);
-        let health_counts = !(even_unhealthy && self.nobody_is_healthy(&inner.waiting));
-        let due = |waiting: &&Waiting| waiting.due <= now && !(health_counts && waiting.unhealthy);
-        let mut due: SmallVec<[(u64, u64); 8]> =
-            inner.waiting.iter().filter(due).map(|waiting| (waiting.due, waiting.id)).collect();
+        let due = self.candidates(&inner, even_unhealthy).filter(|waiting| waiting.due <= now);
+        let mut due: SmallVec<[(u64, u64); 8]> = due.map(|waiting| (waiting.due, waiting.id)).collect();
         due.sort_unstable();
         due.into_iter().map(|(_, id)| id).collect()
     }
@@ -298,10 +297,15 @@ impl Circuit {
 
     /// What is due is found again whenever something that it depends on has changed, and only under the lock.
     fn find_due(&self, inner: &Inner) {
-        let health_counts = !self.nobody_is_healthy(&inner.waiting);
-        let may = |waiting: &&Waiting| !(health_counts && waiting.unhealthy);
-        let due = inner.waiting.iter().filter(may).map(|waiting| waiting.due).min();
+        let due = self.candidates(inner, true).map(|waiting| waiting.due).min();
         self.due.store(due.unwrap_or(NEVER), Relaxed);
+    }
+
+    /// The endpoints that a probe may go to some time. Those that fail their health checks are left out, unless all do
+    /// and `even_unhealthy`.
+    fn candidates<'i>(&self, inner: &'i Inner, even_unhealthy: bool) -> impl Iterator<Item = &'i Waiting> + use<'i> {
+        let health_counts = !(even_unhealthy && self.nobody_is_healthy(&inner.waiting));
+        inner.waiting.iter().filter(move |waiting| !(health_counts && waiting.unhealthy))
     }
 
     /// Every endpoint waits for a probe and fails its health checks: then those checks are no guide, as in panic.
@@ -310,7 +314,7 @@ impl Circuit {
     }
 
     fn nanos(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(NEVER - 1)
+        nanos(at.saturating_duration_since(self.epoch)).min(NEVER - 1)
     }
 }
 

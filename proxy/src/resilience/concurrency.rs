@@ -6,6 +6,10 @@
 //! baseline is a long-term average: under a lasting overload it learns the overload, and the limit grows without end.
 //! Here the baseline does not rise while the limit is used up. Instead, a limit that has been used up for long, or has
 //! been halved, is lowered for a moment to see the service without a queue, as Envoy does for its minimum RTT.
+//!
+//! A request has its place until its response has ended, but its latency is known at the response's head. Streams that
+//! never end could therefore fill the limit for good: nobody is admitted, so nobody says that there is room. While the
+//! limit is full and silent, [`Gradient::tick`] lets it grow.
 
 use std::{
     sync::{
@@ -16,6 +20,8 @@ use std::{
 };
 
 use weft_model::config::Concurrency;
+
+use super::nanos;
 
 /// Shortest window.
 const WINDOW: Duration = Duration::from_millis(100);
@@ -37,6 +43,8 @@ const PROBE: f64 = 0.25;
 const PROBE_SAMPLES: u64 = 50;
 /// … or after this time.
 const PROBE_TIME: Duration = Duration::from_secs(5);
+/// A full limit that has had no sample for so long is stuck.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// What happened in a window.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -66,6 +74,8 @@ pub struct Gradient {
     /// The limit when the baseline was last measured, or higher since.
     reference: f64,
     probe: Option<Probe>,
+    /// Since when the limit has been full without a sample.
+    silent: Option<Instant>,
 }
 
 /// A measurement of the baseline: only requests that were admitted under the lowered limit count.
@@ -89,6 +99,7 @@ impl Gradient {
             pressed: None,
             reference: 0.0,
             probe: None,
+            silent: None,
         }
     }
 
@@ -105,7 +116,7 @@ impl Gradient {
         limit as u32
     }
 
-    /// One request has ended: it took `rtt`, and when it was admitted it was the `in_flight`th under way. `failed` is for
+    /// The latency of one request is known: it took `rtt`, and `in_flight` are under way, itself included. `failed` is for
     /// time-outs and for answers by which the service says that it is overloaded; other failures are fast or slow for
     /// reasons of their own and are left out.
     pub fn sample(&mut self, rtt: Duration, in_flight: u32, failed: bool, now: Instant) {
@@ -125,6 +136,7 @@ impl Gradient {
     /// Takes over the counts of a window that has ended.
     pub fn learn(&mut self, window: Window, now: Instant) {
         self.window_end = now + WINDOW;
+        self.silent = None;
         if self.probe.is_some() {
             self.probed(window, now);
             return;
@@ -151,6 +163,23 @@ impl Gradient {
         let halved = gradient < 1.0 && self.limit < self.reference / 2.0;
         if long || halved {
             self.probe = Some(Probe { end: now + PROBE_TIME, seen: Window::default() });
+        }
+    }
+
+    /// To be called once per second. `in_flight` requests have places, and `sampled` says whether there has been a sample
+    /// since the last call. A limit that is full, and has had no sample for [`SILENCE`], grows by one each time until a
+    /// window has ended. Those that are let in by it say something at once, so that single samples are no reason to stop.
+    pub fn tick(&mut self, sampled: bool, in_flight: u32, now: Instant) {
+        let full = in_flight >= self.limit();
+        let stuck = self.silent.is_some_and(|since| now >= since + SILENCE);
+        if !stuck {
+            self.silent = if full && !sampled { self.silent.or(Some(now)) } else { None };
+        } else if full {
+            // A probe has no samples either.
+            if self.probe.take().is_some() {
+                self.pressed = None;
+            }
+            self.limit = (self.limit + 1.0).min(self.max);
         }
     }
 
@@ -203,6 +232,8 @@ pub struct SharedGradient {
     peak: AtomicU32,
     /// Nanoseconds.
     total: AtomicU64,
+    /// What was counted at the last tick.
+    ticked: AtomicU32,
     gradient: Mutex<Gradient>,
 }
 
@@ -218,6 +249,7 @@ impl SharedGradient {
             failed: AtomicU32::new(0),
             peak: AtomicU32::new(0),
             total: AtomicU64::new(0),
+            ticked: AtomicU32::new(0),
             gradient: Mutex::new(gradient),
         }
     }
@@ -252,10 +284,24 @@ impl SharedGradient {
         }
     }
 
+    /// As [`Gradient::tick`].
+    pub fn tick(&self, in_flight: u32, now: Instant) {
+        // The end of a window starts the count again, and says so itself.
+        let count = self.count();
+        let sampled = self.ticked.swap(count, Relaxed) != count;
+        let mut gradient = self.gradient.lock().unwrap_or_else(PoisonError::into_inner);
+        gradient.tick(sampled, in_flight, now);
+        self.limit.store(gradient.limit(), Relaxed);
+    }
+
+    /// Samples in this window.
+    fn count(&self) -> u32 {
+        self.samples.load(Relaxed) + self.failed.load(Relaxed)
+    }
+
     #[cold]
     fn end_window(&self, at: u64, now: Instant) {
-        let count = self.samples.load(Relaxed) + self.failed.load(Relaxed);
-        if u64::from(count) < SAMPLES {
+        if u64::from(self.count()) < SAMPLES {
             return;
         }
         // Whoever comes second leaves it to the first.
@@ -271,10 +317,6 @@ impl SharedGradient {
         gradient.learn(window, now);
         self.limit.store(gradient.limit(), Relaxed);
     }
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

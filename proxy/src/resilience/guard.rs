@@ -2,6 +2,7 @@
 //! something, read by every pick as one word.
 
 mod standing;
+mod view;
 
 use std::{
     sync::{
@@ -14,10 +15,12 @@ use std::{
 use fastrand::Rng;
 use weft_model::policy::CircuitBreaker;
 
-use self::standing::{bit, counts, state, usable};
+use self::standing::{bit, counts, missing, state, usable};
+pub use self::view::View;
 use super::{
     breaker::{Breaker, Cause, Slot, State, Transition},
     circuit::{Circuit, Event},
+    nanos,
     outcome::Outcome,
 };
 use crate::endpoint::{self, Endpoint, Health};
@@ -44,21 +47,6 @@ struct Live {
     breaker: Breaker,
     /// What opened it last.
     why: Option<(Arc<str>, Option<Cause>)>,
-}
-
-/// A breaker as `/endpoints` shows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct View {
-    /// Its state.
-    pub state: State,
-    /// Whether the endpoint is kept from being picked by it.
-    pub ejected: bool,
-    /// What opened it, unless it is Closed.
-    pub evidence: Option<Arc<str>>,
-    /// Until probes may go out, while it is Open.
-    pub left: Option<Duration>,
-    /// How often it opened in a row.
-    pub openings: u32,
 }
 
 /// A request that finds out whether an endpoint works again. One that ends without a verdict gives its slot back.
@@ -161,6 +149,18 @@ impl Guard {
         });
         if (old ^ new) & bit::UNHEALTHY != 0 && state(new) != State::Closed {
             self.circuit.health_changed(self.id, || self.standing() & bit::UNHEALTHY != 0);
+        }
+    }
+
+    /// Whether pickers may choose it at all.
+    pub fn set_weighted(&self, weighted: bool, now: Instant) {
+        let bits = if weighted { 0 } else { bit::WEIGHTLESS };
+        // Nearly always this is known.
+        if self.standing() & bit::WEIGHTLESS != bits {
+            self.change(now, |word| match word & bit::REMOVED {
+                0 => word & !bit::WEIGHTLESS | bits,
+                _ => word,
+            });
         }
     }
 
@@ -276,26 +276,6 @@ impl Guard {
         self.log(event.as_ref());
     }
 
-    /// For `/endpoints`.
-    pub fn view(&self, now: Instant) -> View {
-        let guarded = self.lock();
-        let word = self.standing();
-        let mut view =
-            View { state: state(word), ejected: word & bit::EJECTED != 0, evidence: None, left: None, openings: 0 };
-        if let Some(live) = guarded.as_deref()
-            && let Some(policy) = &live.policy
-        {
-            view.openings = live.breaker.openings(policy, now);
-            if view.state != State::Closed {
-                view.evidence = live.why.as_ref().map(|(evidence, _)| evidence.clone());
-            }
-            if view.state == State::Open {
-                view.left = live.breaker.due(policy).map(|due| due.saturating_duration_since(now));
-            }
-        }
-        view
-    }
-
     /// It may be picked again although its breaker is Open: there are too many ejected ones. Takes no lock.
     pub(super) fn keep(&self, now: Instant) {
         self.change(now, |word| word & !bit::EJECTED);
@@ -403,9 +383,11 @@ impl Guard {
             before.ejected = after.ejected;
         }
         self.circuit.account(before, after, now);
+        if missing(old) != missing(new) {
+            self.circuit.count_unusable(if missing(new) { 1 } else { -1 });
+        }
         let (was, is) = (usable(old), usable(new));
         if was != is {
-            self.circuit.count_unusable(if is { -1 } else { 1 });
             if is {
                 self.usable_from(now);
             }
@@ -415,8 +397,7 @@ impl Guard {
     }
 
     fn usable_from(&self, now: Instant) {
-        let since = now.saturating_duration_since(self.epoch);
-        self.usable_since.store(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        self.usable_since.store(nanos(now.saturating_duration_since(self.epoch)), Relaxed);
     }
 
     fn log(&self, event: Option<&Arc<Event>>) {

@@ -13,3 +13,10 @@ pub mod outcome;
 pub mod quantile;
 pub mod retry;
 pub mod shed;
+
+use std::time::Duration;
+
+/// A duration in nanoseconds, as atomics hold it: at most 584 years.
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::nanos;
+
 /// Buckets per octave.
 const PARTS: u64 = 12;
 /// Shorter latencies, in microseconds, share the first octave: 64 µs.
@@ -144,10 +146,6 @@ fn middle(bucket: usize) -> Duration {
     let octave = 1u64 << (octave + u64::from(FIRST));
     // In half twelfths of the octave.
     Duration::from_nanos(octave * 1_000 + octave * 1_000 * (2 * part + 1) / (2 * PARTS))
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -1,38 +1,37 @@
 //! From the model to a [`Snapshot`]: attaches routes to listeners, merges policies, takes over live state.
 
+mod attach;
+mod service;
+
 use std::{
-    collections::{BTreeMap, HashMap},
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    collections::HashMap,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use weft_model::config::{
-    Address, AllowedNamespaces, BackendRef, BackendTls, Config, Filter, Gateway, HttpRoute, HttpRule, Key, Listener,
-    ListenerProtocol, ParentRef, PathMatch, Policy, PolicyTarget, RouteKind, ServicePort, TcpRoute, Timeouts,
+    BackendRef, Config, Filter, Gateway, HttpRoute, HttpRule, Key, Listener, ListenerProtocol, PathMatch, Policy,
+    PolicyTarget, RouteKind, TcpRoute, Timeouts,
 };
 
+pub(crate) use self::attach::by_port;
+use self::attach::{attached, candidates};
 use super::{
-    Deadlines, Hedge, Mirror, Port, PortId, PortKind, Rewrite, Rule, Service, Snapshot, Target, TcpTarget, Upstream,
+    Deadlines, Mirror, Port, PortId, PortKind, Rewrite, Rule, Service, Snapshot, Target, TcpTarget, Upstream,
     UpstreamId,
     common::{Common, said_by_routes},
 };
 use crate::{
-    balance::{Balancer, EndpointSet},
-    endpoint::Endpoint,
-    identity::{ClientTls, Identities, ServerIdentity},
-    layer::fault::Fault,
-    resilience::{
-        budget::SharedBudget, circuit::Circuit, concurrency::SharedGradient, limiter::RateLimits, retry::RetryPlan,
-    },
+    identity::{Identities, ServerIdentity},
+    resilience::{limiter::RateLimits, retry::RetryPlan},
     route::{
-        Candidate, Rank, RouteError, RouteTable,
-        hosts::{Listeners, intersect},
+        Rank, RouteError, RouteTable,
+        hosts::Listeners,
         rewrite::{CompiledModifier, CompiledRedirect, PathRewrite, RewriteError},
         weighted::Weighted,
     },
     telemetry::Telemetry,
-    upstream::places::Limits,
 };
 
 /// What a snapshot is made from.
@@ -112,134 +111,6 @@ struct Compiler<'a> {
 }
 
 impl Compiler<'_> {
-    fn service(&mut self, service: &weft_model::config::Service, port: &ServicePort) {
-        let config = &self.input.config;
-        let id = (service.key.clone(), port.port);
-        let before = self.previous.services.get(&id);
-        // Connections to the endpoints of before go on counting, whatever happens to those.
-        let places = before.map_or_else(Arc::default, |before| before.places.clone());
-        let policy = config.policy_for(Some(&service.key), None);
-        let tls = self.client_tls(&service.key, port);
-        // Pooled connections belong to endpoints: what changes how they are opened makes them other endpoints.
-        let before = before.filter(|before| {
-            before.protocol == port.protocol && before.tls.as_ref().map(Arc::as_ptr) == tls.as_ref().map(Arc::as_ptr)
-        });
-        let name: Arc<str> = service.key.to_string().into();
-        let circuit = match before {
-            Some(before) => before.circuit.clone(),
-            None => {
-                let ejections = self.input.telemetry.metrics.ejections.clone();
-                Arc::new(Circuit::new(name.clone(), ejections, self.input.now))
-            }
-        };
-        let own = Common::of(&PolicyTarget::Service(service.key.clone()), config);
-        let common = own.or(self.said_by_routes.get(&id).cloned().unwrap_or_default());
-        let mut by_address = HashMap::new();
-        let mut endpoints = Vec::new();
-        for written in &service.endpoints {
-            let (addresses, hostname): (&[IpAddr], _) = match &written.address {
-                Address::Ip(ip) => (std::slice::from_ref(ip), None),
-                Address::Name(name) => (self.input.resolved.get(name).map_or(&[], Vec::as_slice), Some(name.clone())),
-            };
-            for ip in addresses {
-                let address = SocketAddr::new(*ip, written.port);
-                // Two names may lead to one address. The first counts: its state is the one that is found again.
-                if by_address.contains_key(&address) {
-                    continue;
-                }
-                let kept = before.and_then(|before| before.by_address.get(&address));
-                let kept = kept.filter(|kept| kept.zone == written.zone && kept.hostname == hostname);
-                let endpoint = match kept {
-                    Some(kept) => kept.clone(),
-                    None => Arc::new(Endpoint::new(
-                        address,
-                        hostname.clone(),
-                        written.zone.clone(),
-                        written.weight,
-                        circuit.clone(),
-                        self.input.now,
-                    )),
-                };
-                endpoint.set_weight(written.weight);
-                endpoint.set_idle_timeout(policy.connection_pool.idle_timeout);
-                by_address.insert(address, endpoint.clone());
-                endpoints.push(endpoint);
-            }
-        }
-        let budget = before.map_or_else(
-            || Arc::new(SharedBudget::new(&common.retry_budget(), self.input.now)),
-            |before| before.budget.clone(),
-        );
-        let concurrency = common.concurrency.as_ref().map(|policy| {
-            let learned = before.and_then(|before| before.concurrency.clone());
-            learned.unwrap_or_else(|| Arc::new(SharedGradient::new(policy, self.input.now)))
-        });
-        let endpoints = Arc::new(EndpointSet::new(endpoints, circuit.clone(), self.input.zone.clone()));
-        let state = Service {
-            key: service.key.clone(),
-            port: port.port,
-            name,
-            protocol: port.protocol,
-            policy,
-            endpoints,
-            circuit,
-            common,
-            concurrency,
-            in_flight: before.map_or_else(Arc::default, |before| before.in_flight.clone()),
-            places,
-            retries: before.map_or_else(Arc::default, |before| before.retries.clone()),
-            budget,
-            since: before.map_or(self.input.now, |before| before.since),
-            by_address,
-            tls,
-        };
-        self.services.insert(id, Arc::new(state));
-    }
-
-    /// The BackendTLSPolicy for a port: one that names the port wins over one that does not.
-    fn client_tls(&self, service: &Key, port: &ServicePort) -> Option<Arc<ClientTls>> {
-        backend_tls(&self.input.config, service, port).and_then(|policy| self.input.identities.client(&policy.key))
-    }
-
-    fn upstream(&mut self, key: &Key, port: u16, route: Option<(RouteKind, &Key)>) -> Option<Arc<Upstream>> {
-        let config = self.input.config.clone();
-        let own = route.filter(|(kind, key)| config.has_route_policy(*kind, key));
-        let id = (key.clone(), port, own.map(|(kind, key)| (kind, key.clone())));
-        if let Some(upstream) = self.upstreams.get(&id) {
-            return Some(upstream.clone());
-        }
-        let service = self.services.get(&(key.clone(), port))?.clone();
-        let policy = match own {
-            Some(_) => config.policy_for(Some(key), own),
-            None => service.policy.clone(),
-        };
-        let before = self.previous.upstreams.get(&id);
-        let balancer =
-            Balancer::new(&policy.load_balancer, service.endpoints.clone(), before.map(|before| &before.balancer));
-        let fault = policy.fault.as_ref().map(Fault::new).transpose();
-        let fault = fault.unwrap_or_else(|error| {
-            self.broken = Some(error);
-            None
-        });
-        let hedged = before.and_then(|before| before.hedge.as_ref());
-        let hedge = policy.hedge.as_ref().map(|hedge| Hedge::new(hedge, hedged, self.input.now));
-        let pool = &policy.connection_pool;
-        let limits = before.map_or_else(|| Arc::new(Limits::new(pool)), |before| before.limits.clone());
-        limits.set(pool);
-        let upstream = Arc::new(Upstream {
-            protocol: service.protocol,
-            tls: service.tls.clone(),
-            policy,
-            balancer,
-            hedge,
-            fault,
-            limits,
-            service,
-        });
-        self.upstreams.insert(id, upstream.clone());
-        Some(upstream)
-    }
-
     /// The budget that a route's requests to a service count against.
     fn limits(&mut self, service: &Key, route: (RouteKind, &Key), policy: &Policy) -> Option<Arc<RateLimits>> {
         if policy.rate_limits.is_empty() {
@@ -420,73 +291,6 @@ fn deadlines(rule: Option<&HttpRule>, policy: &Policy) -> Deadlines {
         attempt: [attempt, per_try].into_iter().flatten().min(),
         idle: on(policy.timeouts.idle),
     }
-}
-
-fn backend_tls<'c>(config: &'c Config, service: &Key, port: &ServicePort) -> Option<&'c BackendTls> {
-    let named = |section: &Option<Arc<str>>| section.as_ref() == Some(&port.name);
-    let find = |wanted: &dyn Fn(&Option<Arc<str>>) -> bool| {
-        config.backend_tls.iter().find(|tls| tls.targets.iter().any(|(key, section)| key == service && wanted(section)))
-    };
-    find(&named).or_else(|| find(&|section| section.is_none()))
-}
-
-/// The listeners of each port, in the order of the configuration.
-pub(crate) fn by_port(config: &Config) -> BTreeMap<PortId, Vec<(&Gateway, &Listener)>> {
-    let mut by_port: BTreeMap<PortId, Vec<(&Gateway, &Listener)>> = BTreeMap::new();
-    for gateway in &config.gateways {
-        for listener in &gateway.listeners {
-            for address in bind_addresses(gateway) {
-                by_port.entry(SocketAddr::new(address, listener.port)).or_default().push((gateway, listener));
-            }
-        }
-    }
-    by_port
-}
-
-fn bind_addresses(gateway: &Gateway) -> Vec<IpAddr> {
-    if gateway.addresses.is_empty() {
-        // Dual stack: IPv4 clients arrive as v4-mapped addresses.
-        return vec![IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
-    }
-    gateway.addresses.clone()
-}
-
-fn attached(parents: &[ParentRef], route: &Key, gateway: &Gateway, listener: &Listener) -> bool {
-    let allowed = match listener.allowed_namespaces {
-        AllowedNamespaces::All => true,
-        AllowedNamespaces::Same => route.namespace == gateway.key.namespace,
-    };
-    allowed
-        && parents.iter().any(|parent| match parent {
-            ParentRef::Gateway { key, section, port } => {
-                *key == gateway.key
-                    && section.as_ref().is_none_or(|section| *section == listener.name)
-                    && port.is_none_or(|port| port == listener.port)
-            }
-            ParentRef::Service { .. } => false,
-        })
-}
-
-fn candidates(config: &Config, gateway: &Gateway, listener: &Listener, rules: &[Vec<u32>]) -> Vec<Candidate<u32>> {
-    let mut candidates = Vec::new();
-    for (route, rules) in config.http_routes.iter().zip(rules) {
-        if !attached(&route.parents, &route.key, gateway, listener) {
-            continue;
-        }
-        for hostname in intersect(listener.hostname.as_ref(), &route.hostnames) {
-            for (number, (rule, index)) in route.rules.iter().zip(rules).enumerate() {
-                for (position, matcher) in rule.matches.iter().enumerate() {
-                    candidates.push(Candidate {
-                        hostname: hostname.clone(),
-                        matcher: matcher.clone(),
-                        rank: Rank::new(route.created.clone(), &route.key, number, position),
-                        target: *index,
-                    });
-                }
-            }
-        }
-    }
-    candidates
 }
 
 pub(crate) fn path_template(path: &PathMatch) -> Arc<str> {

@@ -199,6 +199,7 @@ fn a_route_with_a_policy_of_its_own_has_its_own_upstream() {
     assert_eq!(fields(&one.policy), (7, 9 * S, 2 * S, None));
     assert_eq!(fields(&own.policy), (8, 9 * S, 2 * S, Some(3 * S)));
     assert_eq!(fields(&live(&snapshot, "app").policy), fields(&one.policy));
+    snapshot.enforce(Instant::now());
     assert_eq!(one.service.endpoints()[0].idle_timeout(), 9 * S);
     assert_eq!(snapshot.upstreams.len(), 2);
 
@@ -234,6 +235,7 @@ fn live_state_outlives_a_configuration() {
     let second = node.next(&with("http", changed, &policy), &first);
     let endpoints = live(&second, "app").endpoints();
     assert_eq!(kept(&first, &second), [true, false]);
+    second.enforce(Instant::now());
     assert_eq!((endpoints[0].weight(), endpoints[0].idle_timeout()), (5, 7 * S));
     let (one, two) = (live(&first, "app"), live(&second, "app"));
     assert!(Arc::ptr_eq(&one.in_flight, &two.in_flight) && Arc::ptr_eq(&one.circuit, &two.circuit));
@@ -525,4 +527,52 @@ fn breakers_survive_a_configuration_and_end_with_their_policy() {
     assert!(fail(&app.endpoints()[0]).is_none());
     let last = app.circuit.events().pop().unwrap();
     assert_eq!((last.to, &*last.evidence), (State::Closed, "the circuitBreaker policy is gone"));
+}
+
+#[test]
+fn a_service_has_one_limit_of_connections_whatever_its_routes_say() {
+    let policy = |name: &str, target: &str, pool: &str| {
+        let spec = format!("targetRefs: [{{{target}}}], connectionPool: {{{pool}}}");
+        ours("TrafficPolicy", name, &spec)
+    };
+    let route = |name: &str| format!("group: gateway.networking.k8s.io, kind: HTTPRoute, name: {name}");
+    let service_target = "group: weft.dev, kind: Service, name: app";
+    let base = [edge(), service("app", TWO), one_rule("b", &to("app")), one_rule("c", &to("app"))].concat();
+    let of_c = policy("c", &route("c"), "maxConnections: 100, maxPendingRequests: 3, maxRequests: 5");
+    let table = [
+        (String::new(), (1024, 1024)),
+        (of_c.clone(), (100, 3)),
+        ([policy("b", &route("b"), "maxConnections: 10"), of_c.clone()].concat(), (10, 3)),
+        ([policy("s", service_target, "maxPendingRequests: 7"), of_c.clone()].concat(), (100, 7)),
+    ];
+    for (policies, expected) in table {
+        let snapshot = snapshot(&[base.clone(), policies.clone()].concat());
+        let limits = live(&snapshot, "app").places.limits();
+        assert_eq!((limits.connections, limits.pending), expected, "{policies}");
+        let requests = ["b", "c"].map(|route| upstream(&snapshot, route).policy.connection_pool.max_requests);
+        assert_eq!(requests, [1024, if policies.is_empty() { 1024 } else { 5 }], "those are each route's own");
+    }
+}
+
+#[test]
+fn a_refused_configuration_leaves_live_limits_alone() {
+    let node = Node::new();
+    let text = |endpoints: &str, pool: &str| {
+        let spec = format!("targetRefs: [{{group: weft.dev, kind: Service, name: app}}], connectionPool: {{{pool}}}");
+        [edge(), service("app", endpoints), one_rule("r", &to("app")), ours("TrafficPolicy", "p", &spec)].concat()
+    };
+    let in_force = |snapshot: &Snapshot| {
+        let app = live(snapshot, "app");
+        let (endpoint, limits) = (&app.endpoints()[1], app.places.limits());
+        (limits.connections, limits.pending, endpoint.idle_timeout(), endpoint.weight())
+    };
+    let first = node.next(&text(TWO, "maxConnections: 100, idleTimeout: 60s"), &Snapshot::empty());
+    first.enforce(Instant::now());
+    let other = TWO.replace("weight: 3", "weight: 7");
+    let next = node.next(&text(&other, "maxConnections: 1, maxPendingRequests: 0, idleTimeout: 1ms"), &first);
+    assert_eq!(in_force(&first), (100, 1024, 60 * S, 3), "the next one may still be refused");
+    assert_eq!(live(&next, "app").endpoints.weighted().map(|(_, weight)| weight).collect::<Vec<_>>(), [1, 7]);
+    assert!(next.review_places().is_empty());
+    next.enforce(Instant::now());
+    assert_eq!(in_force(&first), (1, 0, S / 1000, 7));
 }

@@ -20,6 +20,7 @@ use http::Method;
 use super::names::{self, Side};
 use crate::{error::Reason, resilience::circuit::Ejections};
 
+mod connections;
 mod encode;
 pub mod histogram;
 mod limited;
@@ -28,6 +29,7 @@ pub mod table;
 #[cfg(test)]
 mod tests;
 
+pub use connections::{ConnectionGuard, ConnectionSide, ConnectionState};
 pub use encode::{Format, Samples};
 use histogram::{Count, Histogram};
 pub use table::{METRICS, Metric};
@@ -135,7 +137,7 @@ impl Metrics {
 struct Shared {
     cells: Mutex<Vec<Arc<Cell>>>,
     slots: Mutex<Vec<Arc<SlotCells>>>,
-    connections: [[Count; STATES.len()]; SIDES.len()],
+    connections: connections::Shared,
     limited: limited::Shared,
 }
 
@@ -194,28 +196,6 @@ impl RetryOutcome {
     const NAMES: [&'static str; 4] = ["recovered", "failed", "budget_exhausted", "body_too_large"];
 }
 
-/// Which side of the proxy a connection is on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ConnectionSide {
-    /// From a client.
-    Downstream,
-    /// To an endpoint.
-    Upstream,
-}
-
-const SIDES: [&str; 2] = ["downstream", "upstream"];
-
-/// Whether a connection works.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ConnectionState {
-    /// A request is on it.
-    Active,
-    /// Kept alive.
-    Idle,
-}
-
-const STATES: [&str; 2] = ["active", "idle"];
-
 /// The cells of one worker. Belongs to its thread; the worker puts it into an [`Rc`].
 #[derive(Debug)]
 pub struct WorkerMetrics {
@@ -268,12 +248,6 @@ impl WorkerMetrics {
     pub fn in_flight(self: &Rc<Self>, slot: &Arc<Slot>) -> InFlightGuard {
         self.with_slot(slot, |cells| cells.in_flight.add(1));
         InFlightGuard { worker: Rc::clone(self), slot: slot.index }
-    }
-
-    /// Counts a connection until the guard is dropped.
-    pub fn connection(self: &Rc<Self>, side: ConnectionSide, state: ConnectionState) -> ConnectionGuard {
-        self.shared.connections[side as usize][state as usize].add(1);
-        ConnectionGuard { worker: Rc::clone(self), side, state }
     }
 
     fn observe(&self, slot: &Arc<Slot>, labels: Labels, duration: Duration) {
@@ -336,30 +310,6 @@ impl Drop for InFlightGuard {
     }
 }
 
-/// An open connection.
-#[derive(Debug)]
-pub struct ConnectionGuard {
-    worker: Rc<WorkerMetrics>,
-    side: ConnectionSide,
-    state: ConnectionState,
-}
-
-impl ConnectionGuard {
-    /// The connection starts or stops to work.
-    pub fn set(&mut self, state: ConnectionState) {
-        let states = &self.worker.shared.connections[self.side as usize];
-        states[self.state as usize].sub(1);
-        states[state as usize].add(1);
-        self.state = state;
-    }
-}
-
-impl Drop for ConnectionGuard {
-    fn drop(&mut self) {
-        self.worker.shared.connections[self.side as usize][self.state as usize].sub(1);
-    }
-}
-
 impl Shared {
     fn collect(&self, samples: &mut Samples) {
         // Copies of the lists: a worker that registers a cell does not wait for the encoding.
@@ -376,11 +326,7 @@ impl Shared {
             }
         }
         self.limited.collect(samples);
-        for (side, states) in SIDES.iter().zip(&self.connections) {
-            for (state, count) in STATES.iter().zip(states) {
-                samples.add("weft_connections", &[("side", side), ("state", state)], count.get() as f64);
-            }
-        }
+        self.connections.collect(samples);
     }
 }
 

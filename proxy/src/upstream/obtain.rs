@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::{
     connect::{self, ConnectError},
-    places::{Asked, Full, Place, Waiting},
+    places::{Asked, Full, Limits, Place, Waiting},
     pool::{Given, Http1, Pool, Stream},
     send::{SendError, Slot},
 };
@@ -114,7 +114,7 @@ pub async fn http2(
 /// # Errors
 /// `overloaded` when too many wait already.
 pub async fn place(worker: &Worker, upstream: &Upstream) -> Result<Place, Refusal> {
-    match upstream.service.places.ask(&upstream.limits).map_err(|Full| overloaded(upstream))? {
+    match upstream.service.places.ask().map_err(|Full| overloaded(upstream))? {
         Asked::Place(place) => Ok(place),
         Asked::Wait(waiting) => {
             worker.search_for(&waiting, &upstream.service.places);
@@ -139,9 +139,9 @@ async fn place_or_connection(
     let refused = || SendError::unprocessed(overloaded(upstream));
     let places = &upstream.service.places;
     if slot.patience == Patience::Never {
-        return places.spare(&upstream.limits).map(Turn::Place).ok_or_else(refused);
+        return places.spare().map(Turn::Place).ok_or_else(refused);
     }
-    match places.ask(&upstream.limits).map_err(|Full| refused())? {
+    match places.ask().map_err(|Full| refused())? {
         Asked::Place(place) => Ok(Turn::Place(place)),
         Asked::Wait(waiting) => {
             slot.queued.set(true);
@@ -200,14 +200,13 @@ fn counted(worker: &Worker) -> ConnectionGuard {
 
 /// The time-out came before a connection did: no endpoint is to blame.
 pub fn too_late(upstream: &Upstream, over: &Refusal) -> Refusal {
-    let (name, connections) = (&upstream.service.name, upstream.limits.connections());
+    let (name, Limits { connections, .. }) = (&upstream.service.name, upstream.service.places.limits());
     let detail = format!("all of maxConnections: {connections} of service {name} were in use: {}", over.detail);
     Refusal::with(Reason::Overloaded, detail)
 }
 
 fn overloaded(upstream: &Upstream) -> Refusal {
-    let (name, limits) = (&upstream.service.name, &upstream.limits);
-    let (pending, connections) = (limits.pending(), limits.connections());
+    let (name, Limits { connections, pending }) = (&upstream.service.name, upstream.service.places.limits());
     let detail = format!(
         "service {name} has maxPendingRequests: {pending} waiting for one of maxConnections: {connections} connections"
     );

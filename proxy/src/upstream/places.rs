@@ -13,8 +13,8 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
-            AtomicBool, AtomicU32,
-            Ordering::{Acquire, Relaxed, Release},
+            AtomicBool,
+            Ordering::{Acquire, Release},
         },
     },
     task::{Context, Poll},
@@ -22,46 +22,23 @@ use std::{
 
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
-use weft_model::config::ConnectionPool;
 
 /// How often others may be served before the one who has waited longest.
 const PASSES: u32 = 16;
 
-/// What `connectionPool` allows. Shared by all snapshots of an upstream, so that those who wait see a change.
-#[derive(Debug)]
+/// What `connectionPool` allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    connections: AtomicU32,
-    pending: AtomicU32,
+    /// `maxConnections`.
+    pub connections: u32,
+    /// `maxPendingRequests`.
+    pub pending: u32,
 }
 
 impl Limits {
-    /// As `policy` has them.
-    pub fn new(policy: &ConnectionPool) -> Self {
-        let limits = Self { connections: AtomicU32::new(0), pending: AtomicU32::new(0) };
-        limits.set(policy);
-        limits
-    }
-
-    /// Takes over what `policy` says now. [`Places::review`] makes it count for those who wait.
-    pub fn set(&self, policy: &ConnectionPool) {
-        self.connections.store(policy.max_connections, Relaxed);
-        self.pending.store(policy.max_pending_requests, Relaxed);
-    }
-
-    /// `maxConnections`.
-    pub fn connections(&self) -> u32 {
-        self.connections.load(Relaxed)
-    }
-
-    /// `maxPendingRequests`.
-    pub fn pending(&self) -> u32 {
-        self.pending.load(Relaxed)
-    }
-
     /// Connections that copies of requests leave to the requests themselves, unless there is only one at all.
-    fn reserve(&self) -> u32 {
-        let connections = self.connections();
-        connections.div_ceil(10).min(connections.saturating_sub(1))
+    fn reserve(self) -> u32 {
+        self.connections.div_ceil(10).min(self.connections.saturating_sub(1))
     }
 }
 
@@ -75,8 +52,7 @@ pub struct Places {
 #[derive(Debug)]
 struct Inner {
     open: u32,
-    /// The largest limit of the configuration in force.
-    ceiling: u32,
+    limits: Limits,
     /// In the order of their tickets.
     queue: VecDeque<Waiter>,
     next_ticket: u64,
@@ -90,7 +66,6 @@ struct Inner {
 #[derive(Debug)]
 struct Waiter {
     ticket: u64,
-    limits: Arc<Limits>,
     sender: oneshot::Sender<Place>,
 }
 
@@ -148,31 +123,11 @@ pub enum Verdict {
     Retire,
 }
 
-impl Default for Places {
-    fn default() -> Self {
-        let inner = Inner {
-            open: 0,
-            ceiling: u32::MAX,
-            queue: VecDeque::new(),
-            next_ticket: 0,
-            promised: 0,
-            passed: 0,
-            search: Search::Off,
-        };
-        Self { pressed: AtomicBool::new(false), inner: Mutex::new(inner) }
-    }
-}
-
 impl Inner {
-    /// How many connections have to end, so that nobody waits and the limits are kept.
+    /// How many connections have to end, so that nobody waits and the limit is kept.
     fn need(&self) -> u32 {
-        match self.queue.front() {
-            None => self.open.saturating_sub(self.ceiling),
-            Some(first) => {
-                let waiting = u32::try_from(self.queue.len()).unwrap_or(u32::MAX);
-                waiting.saturating_add(self.open.saturating_sub(first.limits.connections()))
-            }
-        }
+        let waiting = u32::try_from(self.queue.len()).unwrap_or(u32::MAX);
+        waiting.saturating_add(self.open.saturating_sub(self.limits.connections))
     }
 
     /// Whether more have to end than those that are about to.
@@ -209,8 +164,8 @@ impl Inner {
     /// Takes a place for each one who may have one, in the order of their coming.
     fn grant(&mut self) -> SmallVec<[oneshot::Sender<Place>; 2]> {
         let mut granted = SmallVec::new();
-        while let Some(at) = self.queue.iter().position(|waiter| self.open < waiter.limits.connections()) {
-            let Some(waiter) = self.remove(at) else { break };
+        while self.open < self.limits.connections {
+            let Some(waiter) = self.remove(0) else { break };
             self.open += 1;
             granted.push(waiter.sender);
         }
@@ -219,6 +174,25 @@ impl Inner {
 }
 
 impl Places {
+    /// None taken, under these limits.
+    pub fn new(limits: Limits) -> Self {
+        let inner = Inner {
+            open: 0,
+            limits,
+            queue: VecDeque::new(),
+            next_ticket: 0,
+            promised: 0,
+            passed: 0,
+            search: Search::Off,
+        };
+        Self { pressed: AtomicBool::new(false), inner: Mutex::new(inner) }
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> Limits {
+        self.lock().limits
+    }
+
     /// Open connections, and requests that wait for one.
     pub fn numbers(&self) -> (u32, u32) {
         let inner = self.lock();
@@ -234,30 +208,31 @@ impl Places {
     ///
     /// # Errors
     /// When as many wait as may.
-    pub fn ask(self: &Arc<Self>, limits: &Arc<Limits>) -> Result<Asked, Full> {
+    pub fn ask(self: &Arc<Self>) -> Result<Asked, Full> {
         let mut inner = self.lock();
-        // Whoever waits has a limit that does not let it have this place: otherwise it would have it.
-        if inner.open < limits.connections() {
+        // Nobody waits while there is a free place.
+        if inner.open < inner.limits.connections {
             inner.open += 1;
             self.note(&inner);
             return Ok(Asked::Place(Place(self.clone())));
         }
-        if inner.queue.len() >= limits.pending() as usize {
+        if inner.queue.len() >= inner.limits.pending as usize {
             return Err(Full);
         }
         let (sender, receiver) = oneshot::channel();
         let ticket = inner.next_ticket;
         inner.next_ticket += 1;
-        inner.queue.push_back(Waiter { ticket, limits: limits.clone(), sender });
+        inner.queue.push_back(Waiter { ticket, sender });
         let search = inner.begin_search();
         self.note(&inner);
         Ok(Asked::Wait(Waiting { places: self.clone(), ticket, search, receiver }))
     }
 
     /// A place that nobody will miss: for copies of requests, which never wait.
-    pub fn spare(self: &Arc<Self>, limits: &Limits) -> Option<Place> {
+    pub fn spare(self: &Arc<Self>) -> Option<Place> {
         let mut inner = self.lock();
-        let free = inner.queue.is_empty() && inner.open < limits.connections().saturating_sub(limits.reserve());
+        let Limits { connections, .. } = inner.limits;
+        let free = inner.queue.is_empty() && inner.open < connections.saturating_sub(inner.limits.reserve());
         if free {
             inner.open += 1;
             self.note(&inner);
@@ -265,12 +240,12 @@ impl Places {
         free.then(|| Place(self.clone()))
     }
 
-    /// The limits have changed; `ceiling` is the largest of them. Whether there are more connections than may be, so that
-    /// idle ones have to be looked for, see [`Places::searched`].
+    /// Other limits from now on. Whether there are more connections than may be, so that idle ones have to be looked for,
+    /// see [`Places::searched`].
     #[must_use]
-    pub fn review(self: &Arc<Self>, ceiling: u32) -> bool {
+    pub fn review(self: &Arc<Self>, limits: Limits) -> bool {
         let mut inner = self.lock();
-        inner.ceiling = ceiling;
+        inner.limits = limits;
         let granted = inner.grant();
         let search = inner.begin_search();
         self.note(&inner);
@@ -286,7 +261,7 @@ impl Places {
         let mut inner = self.lock();
         let wanting = inner.wanting();
         if let Some(ticket) = oldest
-            && inner.open <= inner.ceiling
+            && inner.open <= inner.limits.connections
         {
             let first = inner.queue.front().is_none_or(|first| first.ticket >= ticket);
             if first || !wanting || inner.passed < PASSES {
@@ -407,7 +382,7 @@ impl Drop for Waiting {
         let mut inner = self.places.lock();
         if let Ok(at) = inner.position(self.ticket) {
             let waiter = inner.remove(at);
-            // Others may be first now, with other limits.
+            // One connection less has to end for those who wait.
             self.places.note(&inner);
             drop(inner);
             drop(waiter);

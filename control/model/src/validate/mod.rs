@@ -202,7 +202,8 @@ pub(crate) fn validate(documents: &[Document], refs: bool, problems: &Sink, warn
     gateway::conflicts(documents, &cx);
     service::conflicts(documents, &cx);
     policy::conflicts(documents, &cx);
-    policy::breakers(documents, &config, &cx);
+    policy::overruled(documents, &config, &cx);
+    policy::on_tcp(documents, &config, &cx);
     config
 }
 

@@ -1,12 +1,23 @@
 //! `TrafficPolicy` as written. Every leaf is an `Option`, so that two policies merge field by field.
 
+mod limit;
+mod protect;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
     meta::TargetRef,
     route::ValueMatchType,
-    scalar::{ByteSize, Chosen, DurationText},
+    scalar::{Chosen, DurationText},
+};
+
+pub use self::{
+    limit::{
+        Adaptive, Concurrency, ConcurrencyAlgorithm, OnBreakerOpen, RateKey, RateKeyField, RateKeyName, RateLimit,
+        RateScope,
+    },
+    protect::{Backoff, CircuitBreaker, FailureRate, Hedge, Jitter, Retry, RetryBudget, RetryCondition, SlowCalls},
 };
 
 /// `TrafficPolicy.spec`.
@@ -108,7 +119,9 @@ pub struct HashField {
     pub path: Option<Chosen>,
 }
 
-/// `connectionPool`. Counts are per service, for the whole node.
+/// `connectionPool`. Counts are per service port, for the whole node. A port's connections are shared by all routes to
+/// it: a route's own `maxConnections` and `maxPendingRequests` count only where the service's policy says nothing, and of
+/// several routes' those of the first one by namespace and name.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ConnectionPool {
@@ -137,250 +150,6 @@ pub struct Http2 {
     /// Streams on one connection; 100 when omitted.
     #[schemars(range(min = 1))]
     pub max_concurrent_streams: Option<u32>,
-}
-
-/// `circuitBreaker`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct CircuitBreaker {
-    /// Failures in a row that open it; 5 when omitted.
-    #[schemars(range(min = 1))]
-    pub consecutive_failures: Option<u32>,
-    /// Share of failures that opens it.
-    pub failure_rate: Option<FailureRate>,
-    /// Slow calls that open it; off when omitted.
-    pub slow_calls: Option<SlowCalls>,
-    /// First ejection; 5s when omitted.
-    pub base_ejection_time: Option<DurationText>,
-    /// Longest ejection; 300s when omitted.
-    pub max_ejection_time: Option<DurationText>,
-    /// Share of the endpoints that may be ejected at once; 50 when omitted.
-    #[schemars(range(min = 0, max = 100))]
-    pub max_ejection_percent: Option<f64>,
-    /// Probes while half open; 1 when omitted.
-    #[schemars(range(min = 1))]
-    pub half_open_requests: Option<u32>,
-    /// Whether the kernel's signals count; true when omitted.
-    pub kernel_signals: Option<bool>,
-}
-
-/// `circuitBreaker.failureRate`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct FailureRate {
-    /// More than 0; 50 when omitted.
-    #[schemars(range(min = 0, max = 100))]
-    pub percent: Option<f64>,
-    /// Fewer requests in the window decide nothing; 20 when omitted.
-    #[schemars(range(min = 1))]
-    pub minimum_requests: Option<u32>,
-    /// Sliding window; 10s when omitted.
-    pub window: Option<DurationText>,
-}
-
-/// `circuitBreaker.slowCalls`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct SlowCalls {
-    /// A call is slow from here on; 1s when omitted.
-    pub threshold: Option<DurationText>,
-    /// More than 0; 50 when omitted.
-    #[schemars(range(min = 0, max = 100))]
-    pub percent: Option<f64>,
-    /// Fewer requests in the window decide nothing; 20 when omitted.
-    #[schemars(range(min = 1))]
-    pub minimum_requests: Option<u32>,
-}
-
-/// `retry`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Retry {
-    /// Attempts after the first; 2 when omitted.
-    #[schemars(range(min = 0, max = 100))]
-    pub attempts: Option<u32>,
-    /// What is retried: status codes, `5xx`, `gateway-error`, `connect-failure`, `refused-stream`,
-    /// `reset-before-request`, `reset`, `per-try-timeout`, `grpc:UNAVAILABLE`.
-    pub retry_on: Option<Vec<RetryCondition>>,
-    /// Methods retried besides the idempotent ones.
-    pub methods: Option<Vec<String>>,
-    /// Retry every method; false when omitted.
-    pub unsafe_methods: Option<bool>,
-    /// Time-out of one attempt.
-    pub per_try_timeout: Option<DurationText>,
-    /// Wait between attempts.
-    pub backoff: Option<Backoff>,
-    /// Bodies up to this size are kept for a retry; 64KiB when omitted.
-    pub max_body_bytes: Option<ByteSize>,
-    /// Prefer an endpoint not tried yet; true when omitted.
-    pub avoid_previous_hosts: Option<bool>,
-}
-
-/// `retry.retryOn[]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub enum RetryCondition {
-    /// A status code.
-    Status(u16),
-    /// A word.
-    Word(String),
-}
-
-/// `retry.backoff`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Backoff {
-    /// First wait; 25ms when omitted.
-    pub base: Option<DurationText>,
-    /// Longest wait; 250ms when omitted.
-    pub max: Option<DurationText>,
-    /// How it is spread; `Full` when omitted.
-    pub jitter: Option<Jitter>,
-}
-
-/// `retry.backoff.jitter`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[allow(missing_docs)]
-pub enum Jitter {
-    Full,
-    Equal,
-    Decorrelated,
-    None,
-}
-
-/// `retryBudget`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct RetryBudget {
-    /// Retries per hundred requests; 20 when omitted.
-    #[schemars(range(min = 0, max = 100))]
-    pub percent: Option<f64>,
-    /// Retries that are always allowed; 10 when omitted.
-    pub min_per_second: Option<u32>,
-    /// Window; 10s when omitted.
-    pub ttl: Option<DurationText>,
-}
-
-/// `hedge`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Hedge {
-    /// A duration, or a quantile of the service's latency such as `p95` (when omitted).
-    pub after: Option<String>,
-    /// How many more requests at most; 1 when omitted.
-    #[schemars(range(min = 1, max = 10))]
-    pub max_extra: Option<u32>,
-}
-
-/// `rateLimit[]`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct RateLimit {
-    /// Requests admitted …
-    #[schemars(required, range(min = 1))]
-    pub requests: Option<u32>,
-    /// … in this time.
-    #[schemars(required)]
-    pub per: Option<DurationText>,
-    /// Requests admitted at once; as many as `requests` when omitted.
-    #[schemars(range(min = 1))]
-    pub burst: Option<u32>,
-    /// What shares a budget; `global` when omitted.
-    pub key: Option<RateKey>,
-    /// Who counts together; `Node` when omitted.
-    pub scope: Option<RateScope>,
-    /// What happens while the service's breaker is open.
-    pub on_breaker_open: Option<OnBreakerOpen>,
-}
-
-/// `rateLimit[].scope`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum RateScope {
-    /// Each node by itself.
-    Node,
-}
-
-/// `rateLimit[].key`: `global`, `sourceIP`, `identity`, `path`, or a mapping with one of the fields.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub enum RateKey {
-    /// One without parameters.
-    Name(RateKeyName),
-    /// Any.
-    Field(RateKeyField),
-}
-
-/// `rateLimit[].key` in short.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
-pub enum RateKeyName {
-    Global,
-    #[serde(rename = "sourceIP")]
-    SourceIp,
-    Identity,
-    Path,
-}
-
-/// `rateLimit[].key`: exactly one field.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct RateKeyField {
-    /// Everybody.
-    pub global: Option<Chosen>,
-    /// Value of a header.
-    pub header: Option<String>,
-    /// Value of a cookie.
-    pub cookie: Option<String>,
-    /// The client's address.
-    #[serde(rename = "sourceIP")]
-    pub source_ip: Option<Chosen>,
-    /// The client's SPIFFE id.
-    pub identity: Option<Chosen>,
-    /// The path without its query.
-    pub path: Option<Chosen>,
-}
-
-/// `rateLimit[].onBreakerOpen`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct OnBreakerOpen {
-    /// Share of the rate admitted while open; 0.3 when omitted.
-    #[schemars(range(min = 0, max = 1))]
-    pub factor: Option<f64>,
-    /// Recovery afterwards; 5 when omitted.
-    #[schemars(range(min = 0))]
-    pub recover_percent_per_minute: Option<f64>,
-}
-
-/// `concurrency`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Concurrency {
-    /// A limit found by measuring.
-    #[schemars(required)]
-    pub adaptive: Option<Adaptive>,
-}
-
-/// `concurrency.adaptive`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Adaptive {
-    /// `Gradient` when omitted.
-    pub algorithm: Option<ConcurrencyAlgorithm>,
-    /// Lower bound; 3 when omitted.
-    #[schemars(range(min = 1))]
-    pub min: Option<u32>,
-    /// Upper bound; 1000 when omitted.
-    #[schemars(range(min = 1))]
-    pub max: Option<u32>,
-}
-
-/// `concurrency.adaptive.algorithm`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[allow(missing_docs)]
-pub enum ConcurrencyAlgorithm {
-    Gradient,
 }
 
 /// `timeouts`. `0s` switches one off.

@@ -175,3 +175,16 @@ fn without_panic_nobody_may_be_left() {
     assert_eq!(unpicked, Unpicked::NoEndpoint);
     assert!(world.upstream().refusal(unpicked, world.now).detail.starts_with("none of the 2 endpoints"));
 }
+
+#[test]
+fn nobody_gets_ready_for_an_open_circuit_except_for_a_probe() {
+    let mut world = World::new(2, "{}", ", baseEjectionTime: 5s");
+    world.open(&[0]);
+    assert_eq!(world.upstream().check(world.now), Ok(()));
+    world.open(&[1]);
+    let Err(Unpicked::CircuitOpen { retry_after, open: 2 }) = world.upstream().check(world.now) else { panic!() };
+    world.now += retry_after;
+    assert_eq!(world.upstream().check(world.now), Ok(()), "a probe is due");
+    let probe = world.pick(&[]).unwrap().1;
+    assert!(probe.is_some());
+}

@@ -72,6 +72,11 @@ impl World {
         self.record(n, Some(Failure::ConnectFailed), None).unwrap()
     }
 
+    fn open_again(&mut self, n: usize) -> Arc<Event> {
+        let probe = self.probe(n).unwrap();
+        self.record(n, Some(Failure::Reset), Some(probe)).unwrap()
+    }
+
     fn probe(&self, n: usize) -> Option<Probe> {
         self.endpoints[n].probe(self.now)
     }
@@ -107,6 +112,30 @@ impl World {
             assert!(guard.enabled() || (guard.state() == State::Closed && !guard.ejected()));
         }
     }
+}
+
+#[test]
+fn whoever_is_told_to_come_again_finds_a_probe() {
+    let mut world = World::new(2, policy());
+    world.open(0);
+    world.now += 3 * S;
+    world.open(1);
+    assert!(world.circuit.outlook(world.now).0 < 3 * S, "the first is due earlier");
+    // It gets no probe: it fails its health checks.
+    world.endpoints[0].set_health(Health::Unhealthy, world.now);
+    let (wait, _) = world.circuit.outlook(world.now);
+    assert!(wait > 4 * S, "{wait:?}");
+    world.now += wait - MS;
+    assert!(!world.circuit.is_due(world.now));
+    world.now += MS;
+    assert!(world.circuit.is_due(world.now) && world.due() == [world.endpoints[1].id]);
+    // One that is half open and fails them tells nobody to come at once.
+    world.endpoints[0].set_health(Health::Healthy, world.now);
+    drop(world.probe(0).unwrap());
+    world.open_again(1);
+    assert_eq!(world.circuit.outlook(world.now).0, Duration::ZERO);
+    world.endpoints[0].set_health(Health::Unhealthy, world.now);
+    assert!(world.circuit.outlook(world.now).0 > 4 * S);
 }
 
 #[test]

@@ -240,3 +240,61 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn streams_that_never_end_do_not_close_a_service() {
+    let policy = Concurrency { min: 3, max: 25 };
+    // What happens in each second: requests in flight beyond the limit's last value, samples; the limit afterwards.
+    for (what, seconds, full, sampled, expected) in [
+        ("silent and full", 10, true, false, 20),
+        ("from the eleventh second on", 11, true, false, 21),
+        ("one per second", 13, true, false, 23),
+        ("up to the policy's maximum", 60, true, false, 25),
+        ("samples come", 60, true, true, 20),
+        ("there is room", 60, false, false, 20),
+    ] {
+        let start = Instant::now();
+        let mut gradient = Gradient::new(&policy, start);
+        for second in 0..seconds {
+            let in_flight = if full { gradient.limit() } else { gradient.limit() - 1 };
+            gradient.tick(sampled, in_flight, start + Duration::from_secs(second));
+        }
+        assert_eq!(gradient.limit(), expected, "{what}");
+    }
+}
+
+#[test]
+fn who_was_let_in_does_not_close_the_door_again() {
+    let start = Instant::now();
+    let at = |second| start + Duration::from_secs(second);
+    let shared = SharedGradient::new(&Concurrency { min: 3, max: 1_000 }, start);
+    for second in 0..15 {
+        shared.tick(20, at(second));
+    }
+    assert_eq!(shared.limit(), 21, "one more has room");
+    // Each one that is let in answers at once, and stays.
+    for second in 15..20 {
+        let in_flight = shared.limit();
+        shared.sample(ms(5), in_flight, false, at(second));
+        shared.tick(in_flight, at(second));
+    }
+    assert_eq!(shared.limit(), 26);
+    for _ in 0..10 {
+        shared.sample(ms(5), 26, false, at(20));
+    }
+    let learned = shared.limit();
+    shared.tick(learned, at(21));
+    assert_eq!((learned, shared.limit()), (27, 27), "latency decides again");
+}
+
+#[test]
+fn a_measurement_of_the_baseline_does_not_wait_for_ever() {
+    let start = Instant::now();
+    let mut gradient = Gradient::new(&Concurrency { min: 3, max: 1_000 }, start);
+    gradient.probe = Some(Probe { end: start + PROBE_TIME, seen: Window::default() });
+    assert_eq!(gradient.limit(), 5);
+    for second in 0..11 {
+        gradient.tick(false, 20, start + Duration::from_secs(second));
+    }
+    assert_eq!(gradient.limit(), 21);
+}

@@ -13,11 +13,18 @@ pub mod bit {
     pub const ENABLED: u32 = 1 << 5;
     /// It left the configuration, and no longer counts: no other bit is set.
     pub const REMOVED: u32 = 1 << 6;
+    /// It has no weight: it is never picked, and does not count among those that could be.
+    pub const WEIGHTLESS: u32 = 1 << 7;
 }
 
 /// Whether a picker may choose it.
 pub const fn usable(word: u32) -> bool {
     word & (bit::UNHEALTHY | bit::EJECTED) == 0
+}
+
+/// Whether it is one less of those that pickers choose from.
+pub const fn missing(word: u32) -> bool {
+    !usable(word) && word & bit::WEIGHTLESS == 0
 }
 
 /// State of its breaker.

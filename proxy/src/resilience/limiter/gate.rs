@@ -16,6 +16,8 @@ use governor::{
 };
 use weft_model::config::{OnBreakerOpen, RateLimit};
 
+use crate::resilience::nanos;
+
 /// What the circuit breaker of the service says that a request goes to; the worst first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CircuitView {
@@ -91,10 +93,6 @@ pub fn ask(quota: Quota, tat: u64, now: u64) -> Result<Pass, u64> {
         }
         Err(not_until) => Err(nanos(not_until.wait_time_from(Nanos::new(now)))),
     }
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Holds the TAT of the one key that is asked about.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::store::Store;
+use crate::resilience::nanos;
 
 /// What has been used. One lock for all limits of a list, because they are charged together or not at all.
 #[derive(Debug)]
@@ -53,7 +54,7 @@ impl Ledger {
 
     /// On the ledger's clock, in nanoseconds.
     pub fn nanos(&self, now: Instant) -> u64 {
-        u64::try_from(now.saturating_duration_since(self.start).as_nanos()).unwrap_or(u64::MAX)
+        nanos(now.saturating_duration_since(self.start))
     }
 }
 

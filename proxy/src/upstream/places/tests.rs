@@ -1,23 +1,30 @@
 //! Places, without sockets.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::task::Waker;
+use std::{
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    task::Waker,
+};
 
 use super::*;
 
-fn limits(connections: u32, pending: u32) -> Arc<Limits> {
-    Arc::new(Limits { connections: connections.into(), pending: pending.into() })
+fn places(connections: u32, pending: u32) -> Arc<Places> {
+    Arc::new(Places::new(Limits { connections, pending }))
 }
 
-fn place(places: &Arc<Places>, limits: &Arc<Limits>) -> Place {
-    match places.ask(limits).unwrap() {
+fn review(places: &Arc<Places>, connections: u32) -> bool {
+    places.review(Limits { connections, pending: 9 })
+}
+
+fn place(places: &Arc<Places>) -> Place {
+    match places.ask().unwrap() {
         Asked::Place(place) => place,
         Asked::Wait(_) => panic!("no place"),
     }
 }
 
-fn wait(places: &Arc<Places>, limits: &Arc<Limits>) -> Waiting {
-    match places.ask(limits).unwrap() {
+fn wait(places: &Arc<Places>) -> Waiting {
+    match places.ask().unwrap() {
         Asked::Place(_) => panic!("there was a place"),
         Asked::Wait(waiting) => waiting,
     }
@@ -32,10 +39,10 @@ fn got(waiting: &mut Waiting) -> Option<Place> {
 
 #[test]
 fn places_are_given_out_in_the_order_of_asking() {
-    let (places, limits) = (Arc::<Places>::default(), limits(2, 3));
-    let (first, second) = (place(&places, &limits), place(&places, &limits));
-    let mut waiting: Vec<_> = (0..3).map(|_| wait(&places, &limits)).collect();
-    assert_eq!(places.ask(&limits).unwrap_err(), Full);
+    let places = places(2, 3);
+    let (first, second) = (place(&places), place(&places));
+    let mut waiting: Vec<_> = (0..3).map(|_| wait(&places)).collect();
+    assert_eq!(places.ask().unwrap_err(), Full);
     assert_eq!((places.numbers(), places.pressed()), ((2, 3), true));
     drop(first);
     let third = got(&mut waiting[0]).unwrap();
@@ -52,9 +59,9 @@ fn places_are_given_out_in_the_order_of_asking() {
 
 #[test]
 fn what_was_granted_to_somebody_who_has_gone_goes_to_the_next() {
-    let (places, limits) = (Arc::<Places>::default(), limits(1, 9));
-    let held = place(&places, &limits);
-    let (first, mut second) = (wait(&places, &limits), wait(&places, &limits));
+    let places = places(1, 9);
+    let held = place(&places);
+    let (first, mut second) = (wait(&places), wait(&places));
     drop(held);
     assert!(got(&mut second).is_none(), "granted to the first, who has not looked");
     drop(first);
@@ -63,17 +70,15 @@ fn what_was_granted_to_somebody_who_has_gone_goes_to_the_next() {
 
 #[test]
 fn a_raised_limit_counts_for_those_who_wait_and_a_lowered_one_for_what_is_open() {
-    let (places, limits) = (Arc::<Places>::default(), limits(1, 9));
-    let held = place(&places, &limits);
-    let mut waiting: Vec<_> = (0..3).map(|_| wait(&places, &limits)).collect();
-    limits.connections.store(3, Relaxed);
-    assert!(!places.review(3), "one more waits, and the search for idle connections is under way");
+    let places = places(1, 9);
+    let held = place(&places);
+    let mut waiting: Vec<_> = (0..3).map(|_| wait(&places)).collect();
+    assert!(!review(&places, 3), "one more waits, and the search for idle connections is under way");
     let taken: Vec<_> = waiting.iter_mut().filter_map(got).collect();
     assert_eq!((taken.len(), places.numbers()), (2, (3, 1)));
     drop(waiting);
     assert_eq!((places.pressed(), places.returned(None, true)), (false, Verdict::Keep));
-    limits.connections.store(1, Relaxed);
-    assert!(places.review(1), "two are too many");
+    assert!(review(&places, 1), "two are too many");
     assert!(places.pressed());
     let verdicts = [(); 3].map(|()| places.returned(None, true));
     assert_eq!(verdicts, [Verdict::Close, Verdict::Close, Verdict::Keep]);
@@ -83,26 +88,11 @@ fn a_raised_limit_counts_for_those_who_wait_and_a_lowered_one_for_what_is_open()
 }
 
 #[test]
-fn a_lower_limit_of_one_route_does_not_hold_up_another() {
-    let places = Arc::<Places>::default();
-    let (low, high) = (limits(1, 9), limits(2, 9));
-    let (first, second) = (place(&places, &low), place(&places, &high));
-    let (mut of_low, mut of_high) = (wait(&places, &low), wait(&places, &high));
-    drop(first);
-    assert!(got(&mut of_low).is_none());
-    let third = got(&mut of_high).unwrap();
-    drop(second);
-    assert!(got(&mut of_low).is_none(), "one is open still");
-    drop(third);
-    assert!(got(&mut of_low).is_some());
-}
-
-#[test]
 fn an_idle_connection_goes_to_its_own_workers_waiters_unless_another_has_waited_too_long() {
-    let (places, limits) = (Arc::<Places>::default(), limits(1, 99));
-    let held = place(&places, &limits);
-    let mut elsewhere = wait(&places, &limits);
-    let here: Vec<_> = (0..20).map(|_| wait(&places, &limits)).collect();
+    let places = places(1, 99);
+    let held = place(&places);
+    let mut elsewhere = wait(&places);
+    let here: Vec<_> = (0..20).map(|_| wait(&places)).collect();
     for waiting in &here[..PASSES as usize] {
         assert_eq!(places.returned(Some(waiting.ticket), true), Verdict::HandOver);
     }
@@ -120,9 +110,9 @@ fn an_idle_connection_goes_to_its_own_workers_waiters_unless_another_has_waited_
 
 #[test]
 fn a_busy_connection_is_retired_when_others_have_been_passed_over_often_enough() {
-    let (places, limits) = (Arc::<Places>::default(), limits(1, 99));
-    let _held = place(&places, &limits);
-    let _elsewhere = wait(&places, &limits);
+    let places = places(1, 99);
+    let _held = place(&places);
+    let _elsewhere = wait(&places);
     for _ in 0..PASSES {
         assert_eq!(places.returned(None, false), Verdict::Keep);
     }
@@ -134,27 +124,27 @@ fn a_busy_connection_is_retired_when_others_have_been_passed_over_often_enough()
 #[test]
 fn copies_leave_the_last_places_to_requests() {
     for (connections, copies) in [(1, 1), (2, 1), (10, 9), (11, 9), (1024, 921)] {
-        let (places, limits) = (Arc::<Places>::default(), limits(connections, 9));
-        let taken: Vec<_> = std::iter::from_fn(|| places.spare(&limits)).collect();
+        let places = places(connections, 9);
+        let taken: Vec<_> = std::iter::from_fn(|| places.spare()).collect();
         assert_eq!(taken.len(), copies, "of {connections}");
     }
-    let (places, limits) = (Arc::<Places>::default(), limits(2, 9));
-    let _held = [place(&places, &limits), place(&places, &limits)];
-    let _waiting = wait(&places, &limits);
-    assert!(places.spare(&limits).is_none());
+    let places = places(2, 9);
+    let _held = [place(&places), place(&places)];
+    let _waiting = wait(&places);
+    assert!(places.spare().is_none());
 }
 
 #[test]
 fn idle_connections_are_looked_for_once_and_again_when_more_are_needed() {
-    let (places, limits) = (Arc::<Places>::default(), limits(2, 9));
-    let held = [place(&places, &limits), place(&places, &limits)];
-    let first = wait(&places, &limits);
+    let places = places(2, 9);
+    let held = [place(&places), place(&places)];
+    let first = wait(&places);
     assert!(first.search && places.searched(false), "on to the next worker");
-    let second = wait(&places, &limits);
+    let second = wait(&places);
     assert!(!second.search, "a search is under way");
     assert!(places.searched(true), "but who came in between needs another round");
     assert!(!places.searched(true));
-    assert!(!wait(&places, &limits).search, "there are none");
+    assert!(!wait(&places).search, "there are none");
     assert_eq!([places.reclaim(), places.reclaim(), places.reclaim()], [true, true, false], "as many as wait");
     assert!(!places.searched(false), "enough are about to end");
     drop(held);
@@ -162,23 +152,23 @@ fn idle_connections_are_looked_for_once_and_again_when_more_are_needed() {
     drop((first, second));
     assert_eq!(places.numbers(), (0, 0));
     // Somebody may have left a connection idle meanwhile.
-    let _held = [place(&places, &limits), place(&places, &limits)];
-    assert!(wait(&places, &limits).search);
+    let _held = [place(&places), place(&places)];
+    assert!(wait(&places).search);
 }
 
 #[test]
 fn nobody_is_forgotten_by_many_threads() {
     const ROUNDS: usize = 2000;
-    let (places, limits) = (Arc::<Places>::default(), limits(2, u32::MAX));
+    let places = places(2, u32::MAX);
     let (open, most) = (AtomicU32::new(0), AtomicU32::new(0));
     std::thread::scope(|scope| {
         for seed in 0..4 {
-            let (places, limits, open, most) = (&places, &limits, &open, &most);
+            let (places, open, most) = (&places, &open, &most);
             scope.spawn(move || {
                 let mut rng = fastrand::Rng::with_seed(seed);
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
                 for _ in 0..ROUNDS {
-                    let place = match places.ask(limits).unwrap() {
+                    let place = match places.ask().unwrap() {
                         Asked::Place(place) => place,
                         Asked::Wait(waiting) if rng.u8(..) < 64 => {
                             drop(waiting);
@@ -208,8 +198,7 @@ mod any_order {
 
     #[derive(Debug, Clone, Copy)]
     enum Step {
-        /// With one of two limits.
-        Ask(bool),
+        Ask,
         GiveBack(usize),
         GiveUp(usize),
         Limit(u32),
@@ -217,7 +206,7 @@ mod any_order {
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            4 => any::<bool>().prop_map(Step::Ask),
+            4 => Just(Step::Ask),
             4 => (0..8_usize).prop_map(Step::GiveBack),
             2 => (0..8_usize).prop_map(Step::GiveUp),
             1 => (1..5_u32).prop_map(Step::Limit),
@@ -227,31 +216,24 @@ mod any_order {
     proptest! {
         #[test]
         fn no_place_is_lost_and_nobody_waits_who_need_not(steps in proptest::collection::vec(step(), 1..80)) {
-            let places = Arc::<Places>::default();
-            let kinds = [limits(2, 4), limits(4, 4)];
-            let (mut held, mut waiting) = (Vec::new(), Vec::<(usize, Waiting)>::new());
+            let places = places(2, 4);
+            let (mut held, mut waiting) = (Vec::new(), Vec::<Waiting>::new());
             for step in steps {
                 match step {
-                    Step::Ask(high) => match places.ask(&kinds[usize::from(high)]) {
+                    Step::Ask => match places.ask() {
                         Ok(Asked::Place(place)) => held.push(place),
-                        Ok(Asked::Wait(new)) => waiting.push((usize::from(high), new)),
+                        Ok(Asked::Wait(new)) => waiting.push(new),
                         Err(Full) => prop_assert!(waiting.len() >= 4),
                     },
                     Step::GiveBack(at) if !held.is_empty() => drop(held.swap_remove(at % held.len())),
                     Step::GiveUp(at) if !waiting.is_empty() => drop(waiting.remove(at % waiting.len())),
-                    Step::Limit(limit) => {
-                        kinds[0].connections.store(limit, Relaxed);
-                        let ceiling = kinds.each_ref().map(|kind| kind.connections());
-                        let _ = places.review(ceiling.into_iter().max().unwrap());
-                    }
+                    Step::Limit(connections) => drop(places.review(Limits { connections, pending: 4 })),
                     Step::GiveBack(_) | Step::GiveUp(_) => {}
                 }
-                waiting.retain_mut(|(_, waiting)| got(waiting).is_none_or(|place| { held.push(place); false }));
+                waiting.retain_mut(|waiting| got(waiting).is_none_or(|place| { held.push(place); false }));
                 let open = u32::try_from(held.len()).unwrap();
                 prop_assert_eq!(places.numbers(), (open, u32::try_from(waiting.len()).unwrap()));
-                for (kind, waiting) in &waiting {
-                    prop_assert!(kinds[*kind].connections() <= open, "{} waits for nothing", waiting.ticket);
-                }
+                prop_assert!(waiting.is_empty() || places.limits().connections <= open, "they wait for nothing");
                 prop_assert!(waiting.is_empty() || places.pressed());
             }
             drop((held, waiting));
