@@ -30,6 +30,8 @@ pub enum GrpcMood {
     AfterMessage(Code),
     /// The message comes back after a while.
     Slow(Duration),
+    /// Headers at once, and after a while a message and a status that is well.
+    Late(Duration),
     /// RST_STREAM without an answer.
     Reset,
     /// Nothing.
@@ -94,8 +96,9 @@ async fn answer(mood: GrpcMood, request: Request<Incoming>) -> Answer {
             tokio::time::sleep(pause).await;
             return trailers_only(code, request).await;
         }
-        GrpcMood::Trailers(code) => return with_trailers(code, false, request).await,
-        GrpcMood::AfterMessage(code) => return with_trailers(code, true, request).await,
+        GrpcMood::Trailers(code) => return with_trailers(code, None, request).await,
+        GrpcMood::AfterMessage(code) => return with_trailers(code, Some(Duration::ZERO), request).await,
+        GrpcMood::Late(pause) => return with_trailers(Code::Ok, Some(pause), request).await,
     }
     let mut grpc = tonic::server::Grpc::new(ProstCodec::<Msg, Msg>::default());
     Ok(grpc.unary(Echo::default(), request).await.map(boxed))
@@ -106,11 +109,13 @@ async fn trailers_only(code: Code, request: Request<Incoming>) -> Answer {
     Ok(Status::new(code, "told to fail").into_http::<tonic::body::Body>().map(boxed))
 }
 
-async fn with_trailers(code: Code, message: bool, request: Request<Incoming>) -> Answer {
+/// Headers; a message, if there is one, after so long; and the status.
+async fn with_trailers(code: Code, message: Option<Duration>, request: Request<Incoming>) -> Answer {
     request.into_body().collect().await?;
     let (mut sender, body) = channel(1);
     tokio::spawn(async move {
-        if message {
+        if let Some(pause) = message {
+            tokio::time::sleep(pause).await;
             let message = Msg::new("some", 1).encode_to_vec();
             let mut frame = vec![0];
             frame.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
@@ -119,7 +124,9 @@ async fn with_trailers(code: Code, message: bool, request: Request<Incoming>) ->
         }
         let mut trailers = HeaderMap::new();
         trailers.insert("grpc-status", (code as i32).into());
-        trailers.insert("grpc-message", HeaderValue::from_static("told to fail"));
+        if code != Code::Ok {
+            trailers.insert("grpc-message", HeaderValue::from_static("told to fail"));
+        }
         let _ = sender.send_trailers(trailers).await;
     });
     Response::builder().header("content-type", "application/grpc").body(body).map_err(Into::into)

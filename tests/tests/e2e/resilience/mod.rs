@@ -12,6 +12,7 @@ mod mirror;
 mod pool;
 mod probes;
 mod ratelimit;
+mod regressions;
 mod reload;
 mod retry;
 mod retry_grpc;
