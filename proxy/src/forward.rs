@@ -140,11 +140,13 @@ fn attempt<'a>(
         if let Some(plan) = prepared.hedge {
             return Box::pin(hedge::race(exchange, retries, slot, plan, live, relayed)).await;
         }
-        let answer = match exchange.within(live.start(), relayed.as_mut()).await {
-            Err(over) if slot.was_queued() => Err(SendError::unprocessed(obtain::too_late(upstream, &over.refusal))),
+        let answer = exchange.within(live.start(), relayed.as_mut()).await;
+        let now = worker.clock.read();
+        let answer = match answer {
+            Err(over) if slot.was_queued(live.start(), now) => Err(obtain::too_late(upstream, &over.refusal)),
             answer => answer,
         };
-        exchange.attempt_ended(upstream, live, &answer, worker.clock.read());
+        exchange.attempt_ended(upstream, live, &answer, now);
         answer
     }
 }

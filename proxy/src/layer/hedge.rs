@@ -164,9 +164,8 @@ pub async fn race<F: Future<Output = Answer>>(
                 continue;
             }
             Err(over) => {
-                let queued = slot.was_queued();
-                let over =
-                    if queued { SendError::unprocessed(obtain::too_late(upstream, &over.refusal)) } else { over };
+                let queued = slot.was_queued(began, now);
+                let over = if queued { obtain::too_late(upstream, &over.refusal) } else { over };
                 if let Some((live, _)) = race.first {
                     exchange.attempt_failed(upstream, live, &over, now);
                 }

@@ -147,6 +147,7 @@ async fn place_or_connection(
             slot.queued.set(true);
             let turn = wait(worker, pool, waiting).await;
             slot.queued.set(false);
+            slot.served.set(Some(worker.clock.read()));
             Ok(turn)
         }
     }
@@ -199,10 +200,10 @@ fn counted(worker: &Worker) -> ConnectionGuard {
 }
 
 /// The time-out came before a connection did: no endpoint is to blame.
-pub fn too_late(upstream: &Upstream, over: &Refusal) -> Refusal {
+pub fn too_late(upstream: &Upstream, over: &Refusal) -> SendError {
     let (name, Limits { connections, .. }) = (&upstream.service.name, upstream.service.places.limits());
     let detail = format!("all of maxConnections: {connections} of service {name} were in use: {}", over.detail);
-    Refusal::with(Reason::Overloaded, detail)
+    SendError::unprocessed(Refusal::with(Reason::Overloaded, detail))
 }
 
 fn overloaded(upstream: &Upstream) -> Refusal {

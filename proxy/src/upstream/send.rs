@@ -8,6 +8,7 @@ use std::{
     cell::{Cell, RefCell},
     rc::Rc,
     sync::Arc,
+    time::Instant,
 };
 
 use http::{Method, Request, Response};
@@ -87,6 +88,8 @@ pub struct Slot {
     pub(super) patience: Patience,
     /// It waits for a connection, of which there are as many as there may be.
     pub(super) queued: Cell<bool>,
+    /// When it had waited long enough.
+    pub(super) served: Cell<Option<Instant>>,
 }
 
 impl Slot {
@@ -98,6 +101,7 @@ impl Slot {
             keep,
             patience: Patience::Wait,
             queued: Cell::new(false),
+            served: Cell::new(None),
         }
     }
 
@@ -106,9 +110,11 @@ impl Slot {
         Self { patience: Patience::Never, ..Self::new(request, Keep::ForReuse) }
     }
 
-    /// Whether the attempt that ended was still waiting for a connection.
-    pub fn was_queued(&self) -> bool {
-        self.queued.get()
+    /// Whether an attempt that began at `began` spent most of its time, up to `now`, waiting for a connection: then no
+    /// endpoint is to blame for its end.
+    pub fn was_queued(&self, began: Instant, now: Instant) -> bool {
+        let mostly = |served: Instant| served.saturating_duration_since(began) > now.saturating_duration_since(served);
+        self.queued.get() || self.served.get().is_some_and(mostly)
     }
 
     /// Looks at the request for the next attempt, if all of it can be had.
