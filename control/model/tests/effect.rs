@@ -61,7 +61,11 @@ fn what_another_policy_decides_is_told() {
         let of = |route: &str| policy(route, &[("HTTPRoute", route)], text);
         assert_eq!(warnings(&[routes.clone(), of("r")]), Vec::<String>::new(), "{field}: nobody else says it");
         let told = format!("{field} has no effect on port 80 of Service cart");
-        assert_eq!(warnings(&[routes.clone(), of("q"), of("r")]), [told.clone()], "{field} of the second route");
+        assert_eq!(
+            warnings(&[routes.clone(), of("q"), of("r")]),
+            std::slice::from_ref(&told),
+            "{field} of the second route"
+        );
         let own = policy("own", &[("Service", "cart")], text);
         assert_eq!(warnings(&[routes.clone(), own, of("r")]), [told], "{field} of the service");
         let other = policy("own", &[("Service", "cart")], "timeouts: {connect: 2s}");
