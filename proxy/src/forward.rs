@@ -143,7 +143,9 @@ fn attempt<'a>(
         let answer = exchange.within(live.start(), relayed.as_mut()).await;
         let now = worker.clock.read();
         let answer = match answer {
-            Err(over) if slot.was_queued(live.start(), now) => Err(obtain::too_late(upstream, &over.refusal)),
+            Err(over) if over.is_timeout() && slot.was_queued(live.start(), now) => {
+                Err(obtain::too_late(upstream, &over.refusal))
+            }
             answer => answer,
         };
         exchange.attempt_ended(upstream, live, &answer, now);

@@ -284,7 +284,7 @@ pub struct RateLimit {
     pub per: Duration,
     /// Requests admitted at once; `requests` when omitted.
     pub burst: u32,
-    /// What shares a budget.
+    /// What shares a budget. A request without it is not limited by this entry.
     pub key: RateKey,
     /// What happens while the service's breaker is open.
     pub on_breaker_open: OnBreakerOpen,

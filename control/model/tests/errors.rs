@@ -738,7 +738,7 @@ fn pointless_fields_are_told() {
 }
 
 #[test]
-fn a_limit_by_identity_is_one_limit_so_far() {
+fn a_limit_by_identity_admits_everybody_so_far() {
     let document = "apiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: x}\nspec:\n  targetRefs: [{kind: Service, name: a}]\n  rateLimit:\n";
     for (key, warned) in
         [("identity", true), ("{identity: {}}", true), ("sourceIP", false), ("{header: x-user}", false)]
@@ -747,7 +747,7 @@ fn a_limit_by_identity_is_one_limit_so_far() {
         let checked = load_str("test.yaml", &text, Options { require_refs: false }).unwrap();
         let found: Vec<_> =
             checked.warnings.iter().map(|warning| (warning.code, warning.line, warning.message.as_str())).collect();
-        let message = "no listener knows client identities yet: all requests share one budget";
+        let message = "no listener knows client identities yet: this limit admits everybody";
         assert_eq!(found, if warned { vec![("no-identity", 7, message)] } else { Vec::new() }, "{key}");
     }
 }

@@ -22,7 +22,7 @@ pub(super) fn explain(case: &Case<'_>, target: &Target, upstream: &Upstream, rou
         let Report { name, written, key, percent, refused, .. } = report;
         let RateLimit { requests, per, burst, .. } = written;
         // Whose budget it is, nobody said.
-        let known = key != Key::SourceIp || case.question.client.is_some();
+        let known = peek.applies && (key != Key::SourceIp || case.question.client.is_some());
         json!({
             "name": &*name,
             "target": owner.as_ref().map(PolicyTarget::to_string),
@@ -31,6 +31,7 @@ pub(super) fn explain(case: &Case<'_>, target: &Target, upstream: &Upstream, rou
             "requests": requests,
             "per_ms": ms(per),
             "burst": burst,
+            "applies": peek.applies,
             "factor": f64::from(percent) / 100.0,
             "remaining": known.then_some(peek.remaining),
             "wait_ms": known.then(|| ms(peek.wait)),
@@ -40,7 +41,8 @@ pub(super) fn explain(case: &Case<'_>, target: &Target, upstream: &Upstream, rou
     reports.into_iter().zip(&peek(case, limits, upstream)).map(one).collect()
 }
 
-/// The refusal when a limit is used up: by that which makes the request wait longest.
+/// The refusal when a limit is used up: by that which makes the request wait longest. One that does not apply makes
+/// nobody wait.
 pub(super) fn refusal(case: &Case<'_>, target: &Target, upstream: &Upstream) -> Option<Refusal> {
     let asked = peek(case, target.limits.as_ref()?, upstream);
     let worst = asked.into_iter().rev().filter(|peek| peek.wait > Duration::ZERO).max_by_key(|peek| peek.wait)?;

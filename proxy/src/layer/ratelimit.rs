@@ -42,11 +42,13 @@ pub fn charge(
     Err(refusal)
 }
 
-/// What a request has for a key. `source` is the client's address.
+/// What a request has for a key; `None` if it lacks it, then the limit does not apply. `source` is the client's address.
 pub fn key_of<'r>(key: &Key, headers: &'r HeaderMap, source: &'r [u8], path: &'r str) -> Option<&'r [u8]> {
     match key {
+        // Nothing is asked of the request: the limit applies to all.
+        Key::Global => None,
         // Listeners do not know client identities yet; validation warns.
-        Key::Global | Key::Identity => None,
+        Key::Identity => None,
         Key::Header(name) => headers.get(name).map(http::HeaderValue::as_bytes),
         Key::Cookie(name) => cookie(headers, name),
         Key::SourceIp => Some(source),

@@ -1,7 +1,8 @@
 //! Rate limits: which request is admitted, and what its client is told of its budget.
 //!
 //! A [`RateLimits`] is the `rateLimit` list of one policy target, and all workers share it. A request is admitted when
-//! every limit of the list admits it, and only then charged to any.
+//! every limit of the list admits it, and only then charged to any. A limit whose key the request lacks does not apply to
+//! it: it is neither asked nor charged, and its client is not told of it.
 
 mod gate;
 mod key;
@@ -48,7 +49,7 @@ pub struct RateLimits {
 #[derive(Debug)]
 struct Limit {
     name: Arc<str>,
-    /// What comes before the first number in `RateLimit`: `"shop.1";r=`, or `, "shop.2";r=`.
+    /// What comes before the first number in `RateLimit`: `"shop.1";r=`.
     label: String,
     written: RateLimit,
     key: Key,
@@ -68,7 +69,8 @@ struct Limit {
 #[derive(Debug, Clone)]
 pub struct Standing {
     policy: HeaderValue,
-    left: HeaderValue,
+    /// Of the limits that apply to the request; `None` when none does.
+    left: Option<HeaderValue>,
 }
 
 /// A request that a limit refuses.
@@ -80,7 +82,7 @@ pub struct Exceeded {
     pub summary: String,
     /// When the request would be admitted, if nobody else comes first.
     pub retry_after: Duration,
-    /// What is left of all of them.
+    /// What is left of all that apply.
     pub standing: Standing,
 }
 
@@ -91,7 +93,9 @@ pub struct Peek {
     pub name: Arc<str>,
     /// What it is.
     pub summary: String,
-    /// Requests that it would admit at once.
+    /// Whether it applies at all: the request has what its key goes by.
+    pub applies: bool,
+    /// Requests that it would admit at once; zero if it does not apply.
     pub remaining: u32,
     /// How long the request would have to wait; zero if it would be admitted.
     pub wait: Duration,
@@ -141,7 +145,7 @@ impl RateLimits {
         let policy = limits.iter().map(Limit::policy).collect::<Vec<_>>().join(", ");
         // Names of documents are printable.
         let policy = HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static(""));
-        let longest = limits.iter().map(|limit| limit.label.len() + 2 * text::LONGEST + 3).sum();
+        let longest = limits.iter().map(|limit| limit.label.len() + 2 * text::LONGEST + 5).sum();
         Self { limits, policy, longest, ledger }
     }
 
@@ -152,13 +156,13 @@ impl RateLimits {
         found.map(|limit| limit.position)
     }
 
-    /// Charges a request to all limits, or to none.
+    /// Charges a request to all limits that apply to it, or to none.
     ///
-    /// `key_of` gives what a request has for a key; requests without it share one budget. It is not asked for
+    /// `key_of` gives what a request has for a key; a limit does not apply to a request without it. It is not asked for
     /// [`Key::Global`].
     ///
     /// # Errors
-    /// When a limit is used up.
+    /// When a limit that applies is used up.
     pub fn admit<'r>(
         &self,
         key_of: impl FnMut(&Key) -> Option<&'r [u8]>,
@@ -170,7 +174,7 @@ impl RateLimits {
         let mut state = self.ledger.lock();
         let now = state.advance(self.ledger.nanos(now));
         let (mut worst, mut wait) = (None, 0);
-        for (limit, question) in self.limits.iter().zip(asked.iter_mut()) {
+        for (limit, question) in self.limits.iter().zip(asked.iter_mut()).filter(applies) {
             question.ask(limit, &mut state.budgets[limit.position].store, now);
             if question.wait > wait {
                 (worst, wait) = (Some(limit), question.wait);
@@ -178,7 +182,7 @@ impl RateLimits {
         }
         match worst {
             None => {
-                for (limit, question) in self.limits.iter().zip(asked.iter_mut()) {
+                for (limit, question) in self.limits.iter().zip(asked.iter_mut()).filter(applies) {
                     question.charge();
                     state.budgets[limit.position].store.set(question.key, question.tat, now);
                 }
@@ -203,13 +207,14 @@ impl RateLimits {
         let mut asked = self.questions(key_of, circuit);
         let mut state = self.ledger.lock();
         let now = state.advance(self.ledger.nanos(now));
-        for (limit, question) in self.limits.iter().zip(&mut asked) {
+        for (limit, question) in self.limits.iter().zip(&mut asked).filter(applies) {
             question.ask(limit, &mut state.budgets[limit.position].store, now);
         }
         drop(state);
         let peek = |(limit, question): (&Limit, &Question)| Peek {
             name: limit.name.clone(),
             summary: limit.summary.clone(),
+            applies: question.applies(),
             remaining: question.remaining,
             wait: Duration::from_nanos(question.wait),
         };
@@ -256,8 +261,8 @@ impl RateLimits {
         questions
     }
 
-    /// `"shop.1";r=9;t=1, "shop.2";r=0;t=4`
-    fn field(&self, asked: &[Question], now: u64) -> HeaderValue {
+    /// `"shop.1";r=9;t=1, "shop.2";r=0;t=4`, of the limits that apply.
+    fn field(&self, asked: &[Question], now: u64) -> Option<HeaderValue> {
         let (mut short, mut long) = ([0; 256], Vec::new());
         let text: &mut [u8] = if self.longest <= short.len() {
             &mut short
@@ -266,14 +271,18 @@ impl RateLimits {
             &mut long
         };
         // From the back: numbers end where the next thing begins, and need not be measured first.
-        let mut start = text.len();
-        for (limit, question) in self.limits.iter().zip(asked).rev() {
+        let end = text.len();
+        let mut start = end;
+        for (limit, question) in self.limits.iter().zip(asked).rev().filter(|(_, question)| question.applies()) {
+            if start < end {
+                start = text::put(text, start, b", ");
+            }
             start = text::decimal(text, start, question.seconds(limit, now));
             start = text::put(text, start, b";t=");
             start = text::decimal(text, start, question.remaining.into());
             start = text::put(text, start, limit.label.as_bytes());
         }
-        HeaderValue::from_bytes(&text[start..]).unwrap_or(HeaderValue::from_static(""))
+        HeaderValue::from_bytes(&text[start..]).ok().filter(|left| !left.is_empty())
     }
 }
 
@@ -298,7 +307,7 @@ impl Limit {
         let quota = gate::quota(written, 100);
         Self {
             summary: format!("{name} ({requests} per {}, burst {burst}, key {key})", duration::format(*per)),
-            label: format!("{}\"{name}\";r=", if at == 0 { "" } else { ", " }),
+            label: format!("\"{name}\";r="),
             name: name.into(),
             longest: gate::longest(quota),
             quota,
@@ -317,12 +326,12 @@ impl Limit {
         format!("\"{}\";q={requests};w={seconds}", self.name)
     }
 
-    /// The seed keeps clients from finding keys that share a budget with somebody else's.
+    /// 0 when the request lacks what the key goes by. The seed keeps clients from finding keys that share a budget with
+    /// somebody else's.
     fn hash<'r>(&self, key_of: impl FnOnce(&Key) -> Option<&'r [u8]>) -> u64 {
         match &self.key {
             Key::Global => 1,
-            // 0 is what places are filled with that were never used.
-            key => self.seed.hash_one(key_of(key)).max(1),
+            key => key_of(key).map_or(0, |value| self.seed.hash_one(value).max(1)),
         }
     }
 
@@ -331,9 +340,15 @@ impl Limit {
     }
 }
 
+/// For lists of limits beside what each is asked.
+const fn applies((_, question): &(&Limit, &mut Question)) -> bool {
+    question.applies()
+}
+
 /// One limit is asked about one request. Times are in nanoseconds of the ledger.
 #[derive(Debug, Clone, Copy, Default)]
 struct Question {
+    /// Hash of the key. 0, which in the store marks places that were never used, is no key: the limit does not apply.
     key: u64,
     /// Share of the limit that is in force.
     percent: u32,
@@ -348,6 +363,10 @@ struct Question {
 }
 
 impl Question {
+    const fn applies(&self) -> bool {
+        self.key != 0
+    }
+
     fn ask(&mut self, limit: &Limit, store: &mut Store, now: u64) {
         let quota = limit.quota(self.percent);
         let longest = if self.percent == 100 { limit.longest } else { limit.longest.max(gate::longest(quota)) };
@@ -387,7 +406,9 @@ impl Standing {
     /// Tells the client. An upstream may have told it of limits of its own: those stay.
     pub fn apply(self, headers: &mut HeaderMap) {
         headers.append(POLICY.clone(), self.policy);
-        headers.append(STANDING.clone(), self.left);
+        if let Some(left) = self.left {
+            headers.append(STANDING.clone(), left);
+        }
     }
 }
 

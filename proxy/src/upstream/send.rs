@@ -165,6 +165,11 @@ impl Slot {
 }
 
 impl SendError {
+    /// Whether its time was over.
+    pub fn is_timeout(&self) -> bool {
+        self.refusal.reason == Reason::UpstreamTimeout
+    }
+
     /// No connection to `endpoint`.
     pub(super) fn connect(error: &ConnectError, endpoint: &Endpoint) -> Self {
         let refusal = Refusal::with(Reason::ConnectFailed, format!("{}: {error}", endpoint.label));

@@ -163,10 +163,34 @@ fn a_limit_is_the_very_one_that_requests_are_charged_to() {
 }
 
 #[test]
+fn a_limit_by_what_the_request_lacks_does_not_apply() {
+    let list = "{requests: 1, per: 1m, key: {header: x-user}}, {requests: 1, per: 1m, key: identity}, \
+                {requests: 3, per: 1h, key: global}";
+    let world = World::new(1, &format!("rateLimit: [{list}]"));
+    let limits = world.target().limits.as_ref().unwrap();
+    let headers = HeaderMap::new();
+    let charge = || limits.admit(|key| key_of(key, &headers, b"", "/cart"), CircuitView::Steady, world.now).is_ok();
+    let shown = |more: &str| {
+        let limits = world.ask(more)["rate_limits"].clone();
+        let fields = |limit: &Value| json!([limit["applies"], limit["remaining"], limit["wait_ms"]]);
+        limits.as_array().unwrap().iter().map(fields).collect::<Vec<_>>()
+    };
+    let off = json!([false, null, null]);
+    assert!(charge() && charge());
+    assert_eq!(shown(""), [off.clone(), off.clone(), json!([true, 1, 0])]);
+    assert_eq!(shown("&header=x-user:7"), [json!([true, 1, 0]), off.clone(), json!([true, 1, 0])]);
+    assert_eq!(world.refused(""), None);
+    assert!(charge() && !charge());
+    let detail = world.ask("")["refusal"]["detail"].clone();
+    assert!(detail.as_str().unwrap().starts_with("limit p.3 (3 per 1h"), "{detail}");
+}
+
+#[test]
 fn whose_budget_it_is_may_be_unknown() {
     let world = World::new(1, "rateLimit: [{requests: 2, per: 1m, key: {sourceIP: {}}}]");
     let limits = |more: &str| world.ask(more)["rate_limits"][0].clone();
     assert_eq!((limits("")["value"].clone(), limits("")["remaining"].clone()), (Value::Null, Value::Null));
+    assert_eq!(limits("")["applies"], true);
     let known = limits("&client=::ffff:10.0.0.1");
     assert_eq!((&known["value"], &known["remaining"]), (&json!("10.0.0.1"), &json!(2)));
 }

@@ -25,7 +25,7 @@ pub enum Key {
 impl From<&RateKey> for Key {
     fn from(written: &RateKey) -> Self {
         match written {
-            // Names have been checked; one that no request can have would be the same for everybody.
+            // Names have been checked. If one got here all the same, better to limit everybody than nobody.
             RateKey::Header(name) => HeaderName::try_from(&**name).map_or(Self::Global, Self::Header),
             RateKey::Cookie(name) => Self::Cookie(name.clone()),
             RateKey::SourceIp => Self::SourceIp,

@@ -31,10 +31,11 @@ fn admitted(limits: &RateLimits, user: Option<&str>, offered: usize, now: Instan
     (0..offered).filter(|_| admits(limits, user, now)).count()
 }
 
+/// `RateLimit-Policy` and `RateLimit`; the latter is empty when it is not there.
 fn told(standing: Standing) -> (String, String) {
     let mut headers = HeaderMap::new();
     standing.apply(&mut headers);
-    let text = |name: &str| headers[name].to_str().unwrap().to_owned();
+    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default();
     (text("ratelimit-policy"), text("ratelimit"))
 }
 
@@ -50,15 +51,57 @@ fn a_burst_and_then_the_rate() {
 }
 
 #[test]
-fn keys_have_budgets_of_their_own_and_those_without_share_one() {
+fn keys_have_budgets_of_their_own_and_those_without_have_none() {
     let now = Instant::now();
     let limits = limits(&[limit(2, S, 2, user())], now);
     assert_eq!(admitted(&limits, Some("ann"), 9, now), 2);
     assert_eq!(admitted(&limits, Some("bob"), 9, now), 2);
     assert_eq!(admitted(&limits, Some(""), 9, now), 2);
-    assert_eq!(admitted(&limits, None, 9, now), 2);
+    // The limit does not apply to them.
+    assert_eq!(admitted(&limits, None, 9, now), 9);
     let report = &limits.report(CircuitView::Steady, now)[0];
-    assert_eq!((report.keys, report.remaining, report.refused), (4, None, 28));
+    assert_eq!((report.keys, report.remaining, report.refused), (3, None, 21));
+}
+
+#[test]
+fn a_limit_that_does_not_apply_is_neither_asked_nor_charged_nor_told() {
+    let now = Instant::now();
+    let list = [limit(1, S, 1, user()), limit(3, 60 * S, 3, RateKey::Global), limit(1, S, 1, RateKey::Identity)];
+    let limits = limits(&list, now);
+    let policy = r#""shop.1";q=1;w=1, "shop.2";q=3;w=60, "shop.3";q=1;w=1"#;
+    let of = |user: Option<&'static str>| move |key: &Key| user.filter(|_| *key != Key::Identity).map(str::as_bytes);
+    let standing = limits.admit(of(Some("ann")), CircuitView::Steady, now).unwrap();
+    assert_eq!(told(standing), (policy.into(), r#""shop.1";r=0;t=1, "shop.2";r=2;t=20"#.into()));
+    // Without a user only the one for everybody is left, and that does refuse.
+    for left in [1, 0] {
+        let standing = limits.admit(of(None), CircuitView::Steady, now).unwrap();
+        assert!(told(standing).1.starts_with(&format!("\"shop.2\";r={left};t=")));
+    }
+    let exceeded = limits.admit(of(None), CircuitView::Steady, now).unwrap_err();
+    assert_eq!((&*exceeded.limit, exceeded.retry_after), ("shop.2", 20 * S));
+    assert_eq!(told(exceeded.standing), (policy.into(), r#""shop.2";r=0;t=20"#.into()));
+    let peeked = |user| {
+        let peeked = limits.peek(of(user), CircuitView::Steady, now);
+        peeked.iter().map(|peek| (peek.applies, peek.remaining, peek.wait)).collect::<Vec<_>>()
+    };
+    let off = (false, 0, Duration::ZERO);
+    assert_eq!(peeked(None), [off, (true, 0, 20 * S), off]);
+    assert_eq!(peeked(Some("bob")), [(true, 1, Duration::ZERO), (true, 0, 20 * S), off]);
+    let keys: Vec<usize> = limits.report(CircuitView::Steady, now).iter().map(|report| report.keys).collect();
+    assert_eq!(keys, [1, 1, 0]);
+}
+
+#[test]
+fn without_a_limit_that_applies_there_is_nothing_to_tell_but_the_policy() {
+    let now = Instant::now();
+    let limits = limits(&[limit(1, S, 1, user()), limit(1, S, 1, RateKey::Identity)], now);
+    for _ in 0..9 {
+        let standing = limits.admit(|_| None, CircuitView::Steady, now).unwrap();
+        let mut headers = HeaderMap::new();
+        standing.apply(&mut headers);
+        assert_eq!(headers.keys().collect::<Vec<_>>(), ["ratelimit-policy"]);
+        assert_eq!(headers["ratelimit-policy"], r#""shop.1";q=1;w=1, "shop.2";q=1;w=1"#);
+    }
 }
 
 #[test]
@@ -99,7 +142,7 @@ fn clients_are_told_what_is_left() {
 fn fields_are_structured_fields() {
     let now = Instant::now();
     let list = [limit(5, 100 * MS, 5, RateKey::Path), limit(1, 1500 * MS, 1, RateKey::SourceIp)];
-    let (policy, left) = told(limits(&list, now).admit(|_| None, CircuitView::Steady, now).unwrap());
+    let (policy, left) = told(limits(&list, now).admit(|_| Some(b"/"), CircuitView::Steady, now).unwrap());
     // Windows are whole seconds: 5 in 100ms are 50 in a second, 1 in 1.5s is 1 in two.
     assert_eq!(policy, r#""shop.1";q=50;w=1, "shop.2";q=1;w=2"#);
     assert_eq!(left, r#""shop.1";r=4;t=1, "shop.2";r=0;t=2"#);
@@ -115,8 +158,8 @@ fn the_longest_wait_counts() {
     let now = Instant::now();
     let list = [limit(1, S, 1, RateKey::Global), limit(1, 60 * S, 1, RateKey::Path), limit(1, 5 * S, 1, user())];
     let limits = limits(&list, now);
-    assert!(admits(&limits, None, now));
-    let exceeded = limits.admit(|_| None, CircuitView::Steady, now).unwrap_err();
+    assert!(admits(&limits, Some("ann"), now));
+    let exceeded = limits.admit(|_| Some(b"ann"), CircuitView::Steady, now).unwrap_err();
     assert_eq!((&*exceeded.limit, exceeded.retry_after), ("shop.2", 60 * S));
     let refused: Vec<u64> = limits.report(CircuitView::Steady, now).iter().map(|report| report.refused).collect();
     assert_eq!(refused, [0, 1, 0]);
@@ -342,22 +385,44 @@ proptest! {
         }
     }
 
-    /// All or none, whichever limit refuses: what is left adds up.
+    /// All or none of those that apply, whichever limit refuses: what is left adds up. User 4 has no name.
     #[test]
-    fn only_what_was_admitted_is_charged(users in prop::collection::vec(0..4_u8, 1..100), own in 1..9_u32) {
+    fn only_what_was_admitted_is_charged(users in prop::collection::vec(0..5_u8, 1..100), own in 1..9_u32) {
         let now = Instant::now();
         let limits = limits(&[limit(20, 3600 * S, 20, RateKey::Global), limit(own, 3600 * S, own, user())], now);
-        let mut charged = [0; 4];
+        let name = |user: usize| (user < 4).then(|| user.to_string());
+        let mut charged = [0; 5];
         for user in users {
-            if admits(&limits, Some(&user.to_string()), now) {
+            if admits(&limits, name(user.into()).as_deref(), now) {
                 charged[usize::from(user)] += 1;
             }
         }
         for (user, charged_to_user) in charged.iter().enumerate() {
-            let name = user.to_string();
-            let left = limits.peek(|_| Some(name.as_bytes()), CircuitView::Steady, now);
+            let name = name(user);
+            let left = limits.peek(|_| name.as_deref().map(str::as_bytes), CircuitView::Steady, now);
             prop_assert_eq!(left[0].remaining, 20 - charged.iter().sum::<u32>());
-            prop_assert_eq!(left[1].remaining, own - charged_to_user);
+            prop_assert_eq!(left[1].applies, name.is_some());
+            prop_assert_eq!(left[1].remaining, if name.is_some() { own - charged_to_user } else { 0 });
         }
+        let keyed = charged[..4].iter().filter(|charged| **charged > 0).count();
+        prop_assert_eq!(limits.report(CircuitView::Steady, now)[1].keys, keyed);
+    }
+
+    /// Whichever limits apply, a client is told of exactly those, in their order and with separators between them.
+    #[test]
+    fn clients_are_told_of_what_applies(has in prop::collection::vec(any::<bool>(), 1..30)) {
+        let now = Instant::now();
+        let header = |n: usize| format!("x-{n}");
+        let list: Vec<_> = (0..has.len()).map(|n| limit(2, S, 2, RateKey::Header(header(n).into()))).collect();
+        let value = |key: &Key| {
+            let Key::Header(name) = key else { return None };
+            let at = has.iter().enumerate().position(|(n, _)| *name == *header(n))?;
+            has[at].then_some(b"1".as_slice())
+        };
+        let standing = limits(&list, now).admit(value, CircuitView::Steady, now).unwrap();
+        let applied = has.iter().enumerate().filter(|(_, has)| **has);
+        let expected: Vec<_> = applied.map(|(n, _)| format!("\"shop.{}\";r=1;t=1", n + 1)).collect();
+        prop_assert_eq!(standing.left.is_some(), !expected.is_empty());
+        prop_assert_eq!(told(standing).1, expected.join(", "));
     }
 }

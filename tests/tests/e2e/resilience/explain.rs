@@ -195,6 +195,8 @@ async fn a_used_up_limit_is_explained() {
     assert!(line.starts_with("429 rate_limited: limit app-policy.1 (2 per 1h, burst 2, key header x-user)"), "{text}");
     assert!(text.contains("for header x-user = \"7\", USED UP: next in "), "{text}");
     assert_eq!(scene.explained(&["x-user: 8"]).await.0, "-> app", "another key has its own budget");
+    let (line, text) = scene.explained(&[]).await;
+    assert!(line == "-> app" && text.contains(", does not apply: the request has no header x-user"), "{text}");
     assert_eq!(spend().await.status, 429);
 
     let table = scene.verb(&["limits"]).await;

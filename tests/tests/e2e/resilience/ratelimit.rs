@@ -139,10 +139,52 @@ async fn keys_are_separate_and_none_is_charged_when_another_refuses() {
     // The path's budget is used up, and Bob has not paid for it.
     assert_eq!(status("/./one", "id=bob").await, 429);
     assert_eq!(status("/two", "id=bob").await, 200);
-    // Those without the cookie share a budget.
+    // Those without the cookie are limited by the path alone.
     assert_eq!(status("/two", "").await, 200);
-    assert_eq!(status("/three", "other=1").await, 200);
-    assert_eq!(status("/three", "another=1").await, 429);
+    for expected in [200, 200, 200, 429] {
+        assert_eq!(status("/three", "other=1").await, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_request_without_the_key_is_not_limited_by_it_but_by_the_others() {
+    let stage = limited(
+        "- {requests: 1, per: 1h, key: {header: x-user}}\n- {requests: 4, per: 1h}\n- {requests: 1, per: 1h, key: identity}",
+    )
+    .await;
+    let mut client = stage.client_h1().await;
+    let policy = Some(r#""app-policy.1";q=1;w=3600, "app-policy.2";q=4;w=3600, "app-policy.3";q=1;w=3600"#);
+    for left in [3, 2] {
+        let reply = get(&mut client, &[]).await;
+        assert_eq!((reply.status.as_u16(), reply.header("ratelimit-policy")), (200, policy));
+        let told = reply.header("ratelimit").unwrap();
+        assert!(told.starts_with(&format!("\"app-policy.2\";r={left};t=")) && !told.contains(','), "{told}");
+    }
+    // Nobody else has used up what Ann has for herself.
+    let reply = get(&mut client, &[("x-user", "ann")]).await;
+    let told = reply.header("ratelimit").unwrap();
+    assert!(told.starts_with("\"app-policy.1\";r=0;t=3600, \"app-policy.2\";r=1;t="), "{told}");
+    let reply = get(&mut client, &[("x-user", "ann")]).await;
+    reply.assert_refused(429, "rate_limited");
+    assert!(reply.text().contains("limit app-policy.1 (1 per 1h, burst 1, key header x-user)"), "{}", reply.text());
+
+    assert_eq!(get(&mut client, &[]).await.status, 200);
+    let reply = get(&mut client, &[]).await;
+    reply.assert_refused(429, "rate_limited");
+    assert!(reply.text().contains("limit app-policy.2 (4 per 1h, burst 4, key global)"), "{}", reply.text());
+    assert!(reply.header("ratelimit").unwrap().starts_with("\"app-policy.2\";r=0;t="), "{reply:?}");
+    assert_eq!(stage.upstream.seen.count(), 4);
+}
+
+#[tokio::test]
+async fn where_no_limit_applies_only_the_policy_is_told() {
+    let stage = limited("- {requests: 1, per: 1h, key: {header: x-user}}").await;
+    let mut client = stage.client_h1().await;
+    for _ in 0..3 {
+        let reply = get(&mut client, &[]).await;
+        assert_eq!((reply.status.as_u16(), reply.header("ratelimit")), (200, None));
+        assert_eq!(reply.header("ratelimit-policy"), Some(r#""app-policy.1";q=1;w=3600"#));
+    }
 }
 
 #[tokio::test]

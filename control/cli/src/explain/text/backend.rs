@@ -157,7 +157,8 @@ pub(super) fn limits(limits: &Value, circuit: &Value, sections: &mut Sections) {
             ("global", _) => "for everybody together".into(),
             (key, Some(value)) => format!("for {key} = \"{value}\""),
             ("sourceIP", None) => "per client address (say which: --client IP)".into(),
-            (key, None) => format!("for all without {key} together"),
+            ("identity", None) => "does not apply: no listener knows client identities yet".into(),
+            (key, None) => format!("does not apply: the request has no {key}"),
         };
         let mut line = format!("{}: {}, burst {}, {key}", text(&limit["name"]), rate(limit), text(&limit["burst"]));
         match (limit["remaining"].as_u64(), limit["wait_ms"].as_f64()) {
@@ -167,7 +168,9 @@ pub(super) fn limits(limits: &Value, circuit: &Value, sections: &mut Sections) {
             (Some(left), _) => line.push_str(&format!(", {left} left")),
             (None, _) => {}
         }
-        if let Some(factor) = limit["factor"].as_f64().filter(|factor| *factor < 1.0) {
+        if limit["applies"] == true
+            && let Some(factor) = limit["factor"].as_f64().filter(|factor| *factor < 1.0)
+        {
             let cause = if circuit == "closed" { "until the circuit has recovered" } else { "by the open circuit" };
             line.push_str(&format!(", cut to {} % {cause}", (factor * 100.0).round()));
         }

@@ -38,9 +38,9 @@ fn a_request_that_is_served() {
                 "usable": true}],
         "rate_limits": [
             {"name": "shop.1", "key": "global", "value": null, "requests": 1000, "per_ms": 1000, "burst": 2000,
-                "factor": 0.3, "remaining": 500, "wait_ms": 0},
+                "applies": true, "factor": 0.3, "remaining": 500, "wait_ms": 0},
             {"name": "shop.2", "key": "header x-user", "value": "1", "requests": 50, "per_ms": 60000, "burst": 100,
-                "factor": 1.0, "remaining": 0, "wait_ms": 320.5}],
+                "applies": true, "factor": 1.0, "remaining": 0, "wait_ms": 320.5}],
         "pool": {"requests_in_flight": 12, "max_requests": 1024, "connections": 3, "max_connections": 64,
             "pending": 2, "max_pending_requests": 256},
         "retry": {"attempts": 3, "retry_on": ["connect-failure", "503"], "max_body_bytes": 65536, "in_flight": 2,
@@ -168,9 +168,13 @@ fn keys_that_are_missing() {
         |key: &str, value: Value| json!({"type": "Maglev", "hash": {"key": key, "value": value, "by_address": true}});
     backend::balancer(&hash("header x-user", Value::Null), &mut sections);
     backend::balancer(&hash("the client's address", json!("10.0.0.1")), &mut sections);
+    let limit = |key: &str, applies: bool| {
+        json!({"name": "a.1", "key": key, "value": null, "requests": 1, "per_ms": 1000, "burst": 1,
+            "applies": applies, "factor": 0.3, "remaining": null, "wait_ms": null})
+    };
     backend::limits(
-        &json!([{"name": "a.1", "key": "header x-user", "value": null, "requests": 1, "per_ms": 1000, "burst": 1}]),
-        &Value::Null,
+        &json!([limit("header x-user", false), limit("identity", false), limit("sourceIP", true)]),
+        &json!("open"),
         &mut sections,
     );
     backend::fault(&json!({"applies": false, "header": "x-fault=\"1\"", "delay": null, "abort": null}), &mut sections);
@@ -182,7 +186,9 @@ fn keys_that_are_missing() {
             "by the client's address (say which: --client IP); the request has no header x-user",
             "Maglev",
             "by the client's address, 10.0.0.1",
-            "a.1: 1/1s, burst 1, for all without header x-user together",
+            "a.1: 1/1s, burst 1, does not apply: the request has no header x-user",
+            "a.1: 1/1s, burst 1, does not apply: no listener knows client identities yet",
+            "a.1: 1/1s, burst 1, per client address (say which: --client IP), cut to 30 % by the open circuit",
             "not for this request: only with x-fault=\"1\"",
         ]
     );

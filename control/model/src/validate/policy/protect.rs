@@ -133,7 +133,7 @@ pub(super) fn limits(at: At<'_>, spec: &TrafficPolicySpec) {
             None => false,
         };
         if identity {
-            let message = "no listener knows client identities yet: all requests share one budget";
+            let message = "no listener knows client identities yet: this limit admits everybody";
             at.field("key").warn("no-identity", message, Some("use sourceIP, or a header".into()));
         }
         if let Some(RateKey::Field(key)) = &limit.key {

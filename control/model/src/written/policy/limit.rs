@@ -18,7 +18,7 @@ pub struct RateLimit {
     /// Requests admitted at once; as many as `requests` when omitted.
     #[schemars(range(min = 1))]
     pub burst: Option<u32>,
-    /// What shares a budget; `global` when omitted.
+    /// What shares a budget; `global` when omitted. A request without it is not limited by this entry.
     pub key: Option<RateKey>,
     /// Who counts together; `Node` when omitted.
     pub scope: Option<RateScope>,
