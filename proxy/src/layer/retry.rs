@@ -121,7 +121,11 @@ impl<'t> Retries<'t> {
     pub fn hedge(&mut self, exchange: &mut Exchange, now: Instant) -> Option<Pick> {
         self.elsewhere = true;
         let pick = self.pick(exchange, now).ok()??;
-        self.granted(exchange, now).ok()?;
+        if self.granted(exchange, now).is_err() {
+            // It is not sent there after all.
+            self.tried.pop();
+            return None;
+        }
         Some(pick)
     }
 
