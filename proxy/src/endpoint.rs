@@ -266,6 +266,11 @@ impl Ticket {
         self.probe.take()
     }
 
+    /// The endpoint never got it: there was no connection for it.
+    pub fn unsent(&self) {
+        self.endpoint.requests.fetch_sub(1, Relaxed);
+    }
+
     /// Whether it finds out if the endpoint works again.
     pub const fn is_probe(&self) -> bool {
         self.probe.is_some()

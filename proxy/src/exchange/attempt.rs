@@ -90,7 +90,12 @@ impl Exchange {
     pub fn attempt_failed(&mut self, upstream: &Upstream, mut live: Live, error: &SendError, now: Instant) {
         let reason = error.refusal.reason;
         self.record.attempt_failed(live.index, reason, now);
-        let Some(failure) = Failure::of_reason(reason) else { return };
+        let Some(failure) = Failure::of_reason(reason) else {
+            if error.unprocessed {
+                live.ticket.unsent();
+            }
+            return;
+        };
         let took = live.took(now);
         if error.client_deadline && took < live.patience() {
             // The client gave up early; that the endpoint took at least so long is known all the same.
