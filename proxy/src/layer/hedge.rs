@@ -89,7 +89,8 @@ impl Due {
 enum Event {
     /// Nobody has answered for a while.
     Due,
-    Ended(Live, Box<Answer>),
+    /// An attempt, its answer, and whether it was a rival's.
+    Ended(Live, Box<Answer>, bool),
 }
 
 /// The attempts at one request, and when the next one is due.
@@ -105,11 +106,11 @@ impl<F: Future<Output = Answer>> Race<'_, '_, F> {
             && let Poll::Ready(answer) = sending.as_mut().poll(cx)
             && let Some((live, _)) = self.first.take()
         {
-            return Poll::Ready(Event::Ended(live, Box::new(answer)));
+            return Poll::Ready(Event::Ended(live, Box::new(answer), false));
         }
         for place in 0..self.rivals.len() {
             if let Poll::Ready(answer) = self.rivals[place].sending.as_mut().poll(cx) {
-                return Poll::Ready(Event::Ended(self.rivals.remove(place).live, Box::new(answer)));
+                return Poll::Ready(Event::Ended(self.rivals.remove(place).live, Box::new(answer), true));
             }
         }
         if self.due.as_mut().is_some_and(|due| due.poll(cx).is_ready()) {
@@ -151,8 +152,8 @@ pub async fn race<F: Future<Output = Answer>>(
             exchange.within(began, next).await
         };
         let now = worker.clock.read();
-        let (live, answer) = match event {
-            Ok(Event::Ended(live, answer)) => (live, *answer),
+        let (live, answer, rival) = match event {
+            Ok(Event::Ended(live, answer, rival)) => (live, *answer, rival),
             Ok(Event::Due) => {
                 if let Some(another) = slot.another()
                     && let Some(pick) = retries.hedge(exchange, now)
@@ -170,16 +171,23 @@ pub async fn race<F: Future<Output = Answer>>(
                     exchange.attempt_failed(upstream, live, &over, now);
                 }
                 // The others had less time, and may have waited for a connection.
-                race.rivals.into_iter().for_each(|rival| exchange.attempt_cancelled(upstream, rival.live, now));
+                for rival in race.rivals {
+                    worker.telemetry.metrics.hedged(&retries.target().slot, false);
+                    exchange.attempt_cancelled(upstream, rival.live, now);
+                }
                 return fallback.ok_or(over);
             }
         };
         exchange.attempt_ended(upstream, live, &answer, now);
         let good = answer.as_ref().is_ok_and(|(response, _)| !response.status().is_server_error());
+        if rival {
+            worker.telemetry.metrics.hedged(&retries.target().slot, good);
+        }
         if !good && !race.is_over() {
             fallback = answer.ok().or(fallback);
             continue;
         }
+        race.rivals.iter().for_each(|_| worker.telemetry.metrics.hedged(&retries.target().slot, false));
         race.into_running().for_each(|live| exchange.attempt_cancelled(upstream, live, now));
         if answer.is_ok()
             && let Some((response, lease)) = fallback.take()

@@ -177,7 +177,12 @@ struct SlotCells {
     slot: Arc<Slot>,
     in_flight: Count,
     retries: [Count; RetryOutcome::NAMES.len()],
+    /// By whether they were faster.
+    hedges: [Count; HEDGES.len()],
 }
+
+/// Outcomes of hedges.
+const HEDGES: [&str; 2] = ["lost", "won"];
 
 /// What came of a failed attempt that a retry policy looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -244,6 +249,11 @@ impl WorkerMetrics {
         self.limited.count(slot, limit, &self.shared.limited);
     }
 
+    /// Counts a request that was sent beside another; `won` says whether its answer was the one that counted.
+    pub fn hedged(&self, slot: &Arc<Slot>, won: bool) {
+        self.with_slot(slot, |cells| cells.hedges[usize::from(won)].add(1));
+    }
+
     /// Counts a request as in flight until the guard is dropped.
     pub fn in_flight(self: &Rc<Self>, slot: &Arc<Slot>) -> InFlightGuard {
         self.with_slot(slot, |cells| cells.in_flight.add(1));
@@ -283,8 +293,12 @@ impl WorkerMetrics {
 
     #[cold]
     fn register_slot(&self, slot: &Arc<Slot>) -> Arc<SlotCells> {
-        let cells =
-            Arc::new(SlotCells { slot: slot.clone(), in_flight: Count::default(), retries: Default::default() });
+        let cells = Arc::new(SlotCells {
+            slot: slot.clone(),
+            in_flight: Count::default(),
+            retries: Default::default(),
+            hedges: Default::default(),
+        });
         let (mut slots, index) = (self.slots.borrow_mut(), slot.index as usize);
         if slots.len() <= index {
             slots.resize(index + 1, None);
@@ -318,11 +332,14 @@ impl Shared {
             cell.collect(samples);
         }
         let slots = lock(&self.slots).clone();
-        for SlotCells { slot, in_flight, retries } in slots.iter().map(|cells| &**cells) {
+        for SlotCells { slot, in_flight, retries, hedges } in slots.iter().map(|cells| &**cells) {
             let service = ("service", &*slot.service);
             samples.add("weft_requests_in_flight", &[service], in_flight.get() as f64);
             for (outcome, count) in RetryOutcome::NAMES.iter().zip(retries).filter(|(_, count)| count.get() > 0) {
                 samples.add("weft_retries_total", &[service, ("outcome", outcome)], count.get() as f64);
+            }
+            for (outcome, count) in HEDGES.iter().zip(hedges).filter(|(_, count)| count.get() > 0) {
+                samples.add("weft_hedges_total", &[service, ("outcome", outcome)], count.get() as f64);
             }
         }
         self.limited.collect(samples);

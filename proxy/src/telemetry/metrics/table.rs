@@ -48,6 +48,7 @@ pub const METRICS: &[Metric] = &[
     row("http_client_request_duration_seconds", Histogram, &["http_request_method", "http_response_status_code", "error_type", "service"], "Time of one attempt at an endpoint of the service, connecting included; every retry counts"),
     row("weft_requests_total", Counter, &["route", "service", "code", "reason"], "Requests answered, by the route that matched, the service chosen, the status sent, and why Weft answered itself if it did"),
     row("weft_retries_total", Counter, &["service", "outcome"], "Requests that a retry policy looked at after a failure, by what came of it: recovered, failed, budget_exhausted, body_too_large"),
+    row("weft_hedges_total", Counter, &["service", "outcome"], "Requests sent beside one that was slow to be answered: won when their answer was the one that counted, else lost"),
     row("weft_requests_in_flight", Gauge, &["service"], "Requests whose response is not complete yet"),
     row("weft_connections", Gauge, &["side", "state"], "Open connections: side downstream or upstream; state active or idle"),
     row("weft_retry_budget_remaining", Gauge, &["service"], "Retries that the budget of the service still allows now; only for services whose requests are retried or hedged"),

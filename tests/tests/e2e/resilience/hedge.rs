@@ -27,6 +27,8 @@ async fn a_slow_endpoint_is_overtaken_by_another() {
     until("the losers are cancelled", || slow.cancelled() == slow.count()).await;
     let endpoint = scene.weft.endpoint(slow.addr).await;
     assert_eq!(endpoint["in_flight"], 0, "{endpoint}");
+    let won = scene.weft.metrics().await.sum("weft_hedges_total", &[("service", "app"), ("outcome", "won")]);
+    assert_eq!(won as usize, slow.count(), "one for each request that went to the slow one first");
 }
 
 #[tokio::test]
@@ -48,6 +50,8 @@ async fn the_first_one_may_still_win() {
     let (id, reply) = scene.ask("GET", empty(), &[]).await;
     assert_eq!((reply.status.as_u16(), scene.received(&id)), (200, 2));
     until("the loser is cancelled", || scene.upstreams.iter().map(Unruly::cancelled).sum::<usize>() == 1).await;
+    let lost = scene.weft.metrics().await.sum("weft_hedges_total", &[("service", "app"), ("outcome", "lost")]);
+    assert!((lost - 1.0).abs() < f64::EPSILON, "{lost}");
 }
 
 #[tokio::test]
