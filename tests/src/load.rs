@@ -126,8 +126,7 @@ async fn one_client(addr: SocketAddr, speak: Speak, counts: &Counts, host: &str,
                     }
                 }
                 Ok(reply) => fail(format!("{reply:?}")),
-                // hyper's word for a request that was never sent, because the connection had ended just before.
-                Err(error) if error.starts_with("operation was canceled") => continue 'connection,
+                Err(error) if never_sent(&error) => continue 'connection,
                 // RFC 9112 section 9.3.1: a server may close an idle connection at any time.
                 Err(_) if requests > 0 => {
                     counts.raced.fetch_add(1, Ordering::SeqCst);
@@ -138,6 +137,14 @@ async fn one_client(addr: SocketAddr, speak: Speak, counts: &Counts, host: &str,
             }
         }
     }
+}
+
+/// hyper's words for a request that no server has looked at, because the connection was ending: it was still in hyper's
+/// queue, the connection's task had gone, or a GOAWAY without error excludes it (RFC 9113 section 6.8: safe to repeat).
+fn never_sent(error: &str) -> bool {
+    error.starts_with("operation was canceled")
+        || error == "channel closed"
+        || error == "http2 error: connection error received: not a result of an error"
 }
 
 fn closes(reply: &Reply) -> bool {
