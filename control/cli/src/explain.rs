@@ -17,7 +17,7 @@ use crate::{
 pub struct Args {
     /// GET, POST, and so on.
     method: String,
-    /// As a client would ask for it: http://shop.local:8080/cart?page=2. Without a port every listener is asked.
+    /// As a client would ask for it: `http://shop.local:8080/cart?page=2`. Without a port every listener is asked.
     url: String,
     /// A header of the request; may be repeated. `host: NAME` replaces the URL's host.
     #[arg(short = 'H', long = "header", value_name = "NAME:VALUE")]

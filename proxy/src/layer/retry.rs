@@ -1,6 +1,6 @@
 //! Retries: what follows a failed attempt. [`RetryPlan`] decides about the request, the service's budget about all of them.
 //!
-//! Two things are kept apart. A request that no endpoint has processed is *picked again*, up to [`REPICKS`] times, as long
+//! Two things are kept apart. A request that no endpoint has processed is *picked again*, up to `REPICKS` times, as long
 //! as there is an endpoint that, as far as anybody knows, accepts connections: that costs nobody anything, and is not a
 //! matter of policy. Everything else is a *retry*: it needs a policy that lists the failure, a method that may be
 //! repeated, and room in the budget.

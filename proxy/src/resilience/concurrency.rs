@@ -167,7 +167,7 @@ impl Gradient {
     }
 
     /// To be called once per second. `in_flight` requests have places, and `sampled` says whether there has been a sample
-    /// since the last call. A limit that is full, and has had no sample for [`SILENCE`], grows by one each time until a
+    /// since the last call. A limit that is full, and has had no sample for `SILENCE`, grows by one each time until a
     /// window has ended. Those that are let in by it say something at once, so that single samples are no reason to stop.
     pub fn tick(&mut self, sampled: bool, in_flight: u32, now: Instant) {
         let full = in_flight >= self.limit();

@@ -5,7 +5,7 @@
 //!
 //! A free place goes to whoever has waited longest. So does, in effect, a connection that becomes idle: when the one who
 //! has waited longest can use it, it is handed over as it is, otherwise it is closed and its place is free. To open a
-//! connection for every other request would be a waste, so others may be preferred up to [`PASSES`] times.
+//! connection for every other request would be a waste, so others may be preferred up to `PASSES` times.
 
 use std::{
     collections::VecDeque,
