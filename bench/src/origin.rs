@@ -24,7 +24,7 @@ impl Origin {
         let addr = listener.local_addr()?;
         let accept = tokio::task::spawn_local(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::task::spawn_local(answer(stream));
+                tokio::task::spawn_local(answer(stream, || ANSWER));
             }
         });
         Ok(Self { addr, accept })
@@ -42,8 +42,8 @@ impl Drop for Origin {
     }
 }
 
-/// Counts the ends of heads in what arrives and answers each.
-async fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+/// Counts the ends of heads in what arrives and answers each with what `respond` gives.
+pub async fn answer<R: AsRef<[u8]>>(mut stream: TcpStream, mut respond: impl FnMut() -> R) -> std::io::Result<()> {
     const END: &[u8] = b"\r\n\r\n";
     stream.set_nodelay(true)?;
     let mut buffer = [0; 4096];
@@ -57,7 +57,7 @@ async fn answer(mut stream: TcpStream) -> std::io::Result<()> {
             matched = if *byte == END[matched] { matched + 1 } else { usize::from(*byte == b'\r') };
             if matched == END.len() {
                 matched = 0;
-                stream.write_all(ANSWER).await?;
+                stream.write_all(respond().as_ref()).await?;
             }
         }
     }

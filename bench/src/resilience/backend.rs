@@ -5,9 +5,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 
 use anyhow::{Context, Result};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
+
+use crate::origin::answer;
 
 /// Answers requests without a body with one status, until it is dropped.
 pub struct Backend {
@@ -74,32 +75,17 @@ impl Drop for Backend {
 
 async fn accept(listener: TcpListener, shared: Rc<Shared>) {
     while let Ok((stream, _)) = listener.accept().await {
-        tokio::task::spawn_local(answer(stream, shared.clone()));
+        let shared = shared.clone();
+        tokio::task::spawn_local(answer(stream, move || shared.respond()));
     }
 }
 
-/// Counts the ends of heads in what arrives and answers each.
-async fn answer(mut stream: TcpStream, shared: Rc<Shared>) -> std::io::Result<()> {
-    const END: &[u8] = b"\r\n\r\n";
-    stream.set_nodelay(true)?;
-    let mut buffer = [0; 4096];
-    let mut matched = 0;
-    loop {
-        let read = stream.read(&mut buffer).await?;
-        if read == 0 {
-            return Ok(());
-        }
-        for byte in &buffer[..read] {
-            matched = if *byte == END[matched] { matched + 1 } else { usize::from(*byte == b'\r') };
-            if matched == END.len() {
-                matched = 0;
-                shared.requests.set(shared.requests.get() + 1);
-                let status = shared.status.get();
-                let head =
-                    format!("HTTP/1.1 {status} Status\r\nContent-Type: text/plain\r\nContent-Length: 6\r\n\r\nhello\n");
-                stream.write_all(head.as_bytes()).await?;
-            }
-        }
+impl Shared {
+    /// Counts a request; its response.
+    fn respond(&self) -> String {
+        self.requests.set(self.requests.get() + 1);
+        let status = self.status.get();
+        format!("HTTP/1.1 {status} Status\r\nContent-Type: text/plain\r\nContent-Length: 6\r\n\r\nhello\n")
     }
 }
 
