@@ -226,16 +226,7 @@ fn retry(written: &written::Retry) -> Retry {
         methods: written.methods.iter().flatten().map(|method| method.as_str().into()).collect(),
         unsafe_methods: written.unsafe_methods.unwrap_or(false),
         per_try_timeout: checked(&written.per_try_timeout),
-        backoff: Backoff {
-            base,
-            max,
-            jitter: match backoff.jitter {
-                None | Some(written::Jitter::Full) => Jitter::Full,
-                Some(written::Jitter::Equal) => Jitter::Equal,
-                Some(written::Jitter::Decorrelated) => Jitter::Decorrelated,
-                Some(written::Jitter::None) => Jitter::None,
-            },
-        },
+        backoff: Backoff { base, max, jitter: backoff.jitter.unwrap_or(Jitter::Full) },
         max_body_bytes: written.max_body_bytes.as_ref().and_then(written::ByteSize::bytes).unwrap_or(64 << 10),
         avoid_previous_hosts: written.avoid_previous_hosts.unwrap_or(true),
     }

@@ -4,6 +4,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use crate::config::{Key, RouteKind};
 
+pub use crate::written::Jitter;
+
 /// A TrafficPolicy: what it targets, and the fields that it sets.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct TrafficPolicy {
@@ -234,16 +236,6 @@ pub struct Backoff {
     pub max: Duration,
     /// How it is spread.
     pub jitter: Jitter,
-}
-
-/// `retry.backoff.jitter`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[allow(missing_docs)]
-pub enum Jitter {
-    Full,
-    Equal,
-    Decorrelated,
-    None,
 }
 
 /// `retryBudget`.
