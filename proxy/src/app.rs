@@ -121,8 +121,8 @@ impl App {
             options,
         });
         metrics::show(&shared);
-        tokio::spawn(tidy(Arc::downgrade(&shared)));
-        tokio::spawn(tick(Arc::downgrade(&shared)));
+        tokio::spawn(every(TIDY, Arc::downgrade(&shared), tidy));
+        tokio::spawn(every(TICK, Arc::downgrade(&shared), tick));
         tokio::spawn(shed::watch(Arc::downgrade(&shared)));
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
         let mut threads = Vec::with_capacity(workers);
@@ -340,30 +340,27 @@ impl App {
     }
 }
 
-/// Ends with the node.
-async fn tidy(shared: Weak<Shared>) {
-    let mut interval = tokio::time::interval(TIDY);
+/// Does `work` every `period`; ends with the node.
+async fn every(period: Duration, shared: Weak<Shared>, work: impl Fn(&Snapshot, Instant)) {
+    let mut interval = tokio::time::interval(period);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
         let Some(shared) = shared.upgrade() else { return };
-        for limits in shared.snapshot.load_full().limits.values() {
-            limits.tidy(Instant::now());
-        }
+        work(&shared.snapshot.load_full(), Instant::now());
     }
 }
 
-/// Ends with the node.
-async fn tick(shared: Weak<Shared>) {
-    let mut interval = tokio::time::interval(TICK);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        interval.tick().await;
-        let Some(shared) = shared.upgrade() else { return };
-        for service in shared.snapshot.load_full().services.values() {
-            if let Some(gradient) = &service.concurrency {
-                gradient.tick(service.in_flight.get(), Instant::now());
-            }
+/// Limits of which nobody asks anything give memory back.
+fn tidy(snapshot: &Snapshot, now: Instant) {
+    snapshot.limits.values().for_each(|limits| limits.tidy(now));
+}
+
+/// Adaptive limits that may be stuck are looked at.
+fn tick(snapshot: &Snapshot, now: Instant) {
+    for service in snapshot.services.values() {
+        if let Some(gradient) = &service.concurrency {
+            gradient.tick(service.in_flight.get(), now);
         }
     }
 }
