@@ -18,6 +18,7 @@ pub mod forward;
 pub mod headers;
 pub mod health;
 pub mod identity;
+pub mod kernel;
 pub mod layer;
 pub mod options;
 pub mod pipeline;

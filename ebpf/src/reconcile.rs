@@ -1,0 +1,1 @@
+//! Brings the kernel's maps in line with what is desired.
