@@ -4,5 +4,9 @@
 //!  Config + endpoints alive ─▶ maps ─▶ Desired ─▶ reconcile ─▶ Store: the kernel's maps
 //! ```
 
+pub mod cgroup;
 pub mod maps;
+pub mod pins;
+pub mod programs;
 pub mod reconcile;
+mod sys;

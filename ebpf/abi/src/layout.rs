@@ -239,8 +239,8 @@ pub struct Meta {
     pub generation: u32,
     /// A [`Verdict`]; [`Verdict::Pass`] on the proxy's own connections.
     pub verdict: u32,
-    /// Zero.
-    pub pad: u32,
+    /// The connecting process.
+    pub pid: u32,
 }
 
 impl Meta {
@@ -278,8 +278,8 @@ pub struct Connection {
     pub since_ns: u64,
     /// In host order.
     pub local_port: u32,
-    /// The connecting process.
-    pub pid: u32,
+    /// Zero.
+    pub pad: u32,
 }
 
 /// What EVENTS carries.
