@@ -4,9 +4,16 @@
 //!  Config + endpoints alive ─▶ maps ─▶ Desired ─▶ reconcile ─▶ Store: the kernel's maps
 //! ```
 
+pub mod agent;
 pub mod cgroup;
+pub mod destroy;
+pub mod flows;
 pub mod maps;
+pub mod names;
+pub mod netns;
 pub mod pins;
 pub mod programs;
 pub mod reconcile;
+pub mod status;
+pub mod store;
 mod sys;

@@ -10,12 +10,16 @@
 
 use std::{
     fs, io,
+    os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
 use weft_ebpf_abi::{self as abi, id};
 
-use crate::cgroup::{self, Cgroup};
+use crate::{
+    cgroup::{self, Cgroup},
+    sys,
+};
 
 /// Where a BPF file system is expected, and mounted when there is none.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -98,6 +102,22 @@ impl Pins {
                 Ok(())
             }
         }
+    }
+
+    /// Whether their cgroup was removed: they do nothing any more.
+    pub fn are_dead(&self) -> bool {
+        let links = fs::read_dir(self.base.join(&self.abi).join("links")).into_iter().flatten().flatten();
+        let mut any = false;
+        for link in links {
+            let Ok(info) = sys::pinned(&link.path()).and_then(|link| sys::link_info(link.as_fd())) else {
+                return false;
+            };
+            if info.cgroup != 0 {
+                return false;
+            }
+            any = true;
+        }
+        any
     }
 
     /// The directory, for whoever looks with other tools.

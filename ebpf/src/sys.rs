@@ -163,3 +163,12 @@ pub fn now_ns() -> u64 {
     let now = Duration::try_from(now).unwrap_or_default();
     u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
+
+/// A value as the kernel wrote it; `None` if there are too few bytes.
+pub fn read<T: aya::Pod>(bytes: &[u8]) -> Option<T> {
+    if bytes.len() < size_of::<T>() {
+        return None;
+    }
+    // SAFETY: there are enough bytes, and any bytes are a value of a Pod.
+    Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}

@@ -1,0 +1,388 @@
+//! The agent: has the programs loaded and attached, keeps their maps in line, shows that the proxy is alive, and reads
+//! what the programs report.
+//!
+//! ```text
+//! start ─▶ load maps and programs, move to the own cgroup          nothing is captured yet
+//!       ─▶ captured(addresses), update(config, endpoints)          maps are filled
+//!       ─▶ attach ─▶ beat, look at events, find new cgroups …      a thread, twice a second and on events
+//! stop  ─▶ no more heartbeat: PROXY fails open or closed, DIRECT goes on by itself
+//! ```
+
+mod background;
+mod show;
+mod watch;
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs::File,
+    net::SocketAddr,
+    os::fd::{AsRawFd, BorrowedFd},
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use aya::{
+    Ebpf,
+    maps::{MapData, SkStorage},
+};
+use weft_ebpf_abi::{Addr, Meta, Settings, Stats, Verdict};
+use weft_model::Config;
+
+use crate::{
+    cgroup::{Cgroup, OwnCgroup},
+    flows::{Flows, socket},
+    maps::{Live, desired},
+    names::Names,
+    netns,
+    pins::Pins,
+    programs::{self, EbpfSetupError},
+    reconcile::{Reconciler, Removed, Report, StoreError},
+    store::{self, Maps},
+    sys,
+};
+
+/// How an agent is started.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What programs are attached to: a cgroup2 directory. Every process below it is captured.
+    pub cgroup: PathBuf,
+    /// Connections that go straight to an endpoint which was removed are ended after this time; `None`: never.
+    pub end_stale: Option<Duration>,
+}
+
+/// The kernel side of this node.
+#[derive(Debug)]
+pub struct Agent {
+    inner: Arc<Inner>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    own: Mutex<Option<OwnCgroup>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    attach: Cgroup,
+    pins: Pins,
+    end_stale: Option<Duration>,
+    /// Held as long as this process manages the attach point.
+    _lock: File,
+    /// Read by workers at accept.
+    origins: SkStorage<MapData, Meta>,
+    /// Written by workers before connect.
+    marks: Mutex<SkStorage<MapData, Meta>>,
+    state: Mutex<State>,
+    /// Read often, written with a new configuration.
+    view: RwLock<View>,
+    flows: Mutex<Flows>,
+    /// When somebody last asked for flows, in nanoseconds of the kernel's clock.
+    followed_ns: AtomicU64,
+    stopping: AtomicBool,
+}
+
+/// What changes, and what it takes to change it.
+struct State {
+    ebpf: Ebpf,
+    maps: Maps,
+    reconciler: Reconciler,
+    settings: Settings,
+    config: Arc<Config>,
+    live: Vec<Live>,
+    attached: bool,
+    /// cgroups of workloads, as far as they exist.
+    cgroups: HashSet<u64>,
+    /// Some policy goes by addresses.
+    by_address: bool,
+    /// Connections to these are to be ended, and when.
+    stale: Vec<(u64, Removed)>,
+    /// What was last said of what does not fit.
+    complained: Vec<String>,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("attached", &self.attached).finish_non_exhaustive()
+    }
+}
+
+/// What is looked up all the time.
+#[derive(Debug, Default)]
+struct View {
+    names: Names,
+    /// Place, generation and service, by the id of the proxy's endpoint.
+    places: HashMap<u64, (u32, u32)>,
+}
+
+/// Where a captured connection was to go, and whence it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The address that the application connected to.
+    pub destination: SocketAddr,
+    /// Name of the workload; `None`: one that nobody named.
+    pub workload: Option<Arc<str>>,
+}
+
+impl Agent {
+    /// Loads the programs and takes over maps that are there. Moves the process to a cgroup of its own if it has none
+    /// below the attach point: sockets that programs should see have to be made after this. Nothing is attached yet.
+    ///
+    /// # Errors
+    /// When a privilege or a feature of the kernel is missing, or another agent is there.
+    pub fn start(options: &Options) -> Result<Self, EbpfSetupError> {
+        let attach = Cgroup::open(&options.cgroup)?;
+        let lock = File::open(&attach.path)?;
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+            .map_err(|_| EbpfSetupError::Taken(attach.path.clone()))?;
+        let pins = Pins::of(&attach, true).map_err(|source| EbpfSetupError::Pins { source })?;
+        for dead in Pins::all().into_iter().filter(Pins::are_dead) {
+            tracing::info!(pins = %dead.path().display(), "the cgroup of these pins is gone: they are removed");
+            dead.remove().map_err(|source| EbpfSetupError::Pins { source })?;
+        }
+        let mut ebpf = programs::load(&programs::object()?, Some(&pins))?;
+        let maps = Maps::take(&mut ebpf)?;
+        let reconciler = Reconciler::adopt(&maps)?;
+        let own = OwnCgroup::settle(&attach)?;
+        let settings = Settings {
+            proxy_cgroup: own.cgroup.id,
+            proxy_netns: netns::cookie()?,
+            level: attach.level,
+            ..Settings::default()
+        };
+        let state = State {
+            ebpf,
+            maps,
+            reconciler,
+            settings,
+            config: Arc::default(),
+            live: Vec::new(),
+            attached: false,
+            cgroups: HashSet::new(),
+            by_address: false,
+            stale: Vec::new(),
+            complained: Vec::new(),
+        };
+        let inner = Inner {
+            origins: store::socket_storage(&pins)?,
+            marks: Mutex::new(store::socket_storage(&pins)?),
+            attach,
+            pins,
+            end_stale: options.end_stale,
+            _lock: lock,
+            state: Mutex::new(state),
+            view: RwLock::default(),
+            flows: Mutex::default(),
+            followed_ns: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
+        };
+        Ok(Self { inner: Arc::new(inner), thread: Mutex::new(None), own: Mutex::new(Some(own)) })
+    }
+
+    /// The proxy listens for captured connections here.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn captured(&self, addresses: &[SocketAddr]) -> Result<(), EbpfSetupError> {
+        let mut state = lock(&self.inner.state);
+        let find = |v4: bool| addresses.iter().find(|address| address.is_ipv4() == v4);
+        let addr = |v4| find(v4).map_or(Addr::NONE, |address| address.ip().into());
+        state.settings.capture4 = addr(true);
+        state.settings.capture6 = addr(false);
+        state.settings.capture_port = addresses.first().map_or(0, |address| address.port().into());
+        state.write_settings()
+    }
+
+    /// Puts a configuration in force, with the endpoints that are alive. What does not fit is in the report and in the
+    /// log; everything else is in force.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn update(&self, config: Arc<Config>, live: Vec<Live>) -> Result<(), EbpfSetupError> {
+        let mut state = lock(&self.inner.state);
+        state.config = config;
+        state.live = live;
+        self.inner.reconcile(&mut state)
+    }
+
+    /// Attaches the programs, or puts them in place of those of a process before. From here on connections are captured.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn attach(&self) -> Result<(), EbpfSetupError> {
+        let mut state = lock(&self.inner.state);
+        state.beat()?;
+        programs::attach(&state.ebpf, &self.inner.attach, &self.inner.pins)?;
+        state.attached = true;
+        drop(state);
+        let inner = self.inner.clone();
+        let thread = std::thread::Builder::new().name("ebpf".into()).spawn(move || background::run(&inner))?;
+        *lock(&self.thread) = Some(thread);
+        Ok(())
+    }
+
+    /// Has an endpoint passed over, or no longer, at once. `id` is that of the proxy's endpoint.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn mask(&self, id: u64, masked: bool) -> Result<(), EbpfSetupError> {
+        let state = &mut *lock(&self.inner.state);
+        state.reconciler.mask(id, masked, &mut state.maps)?;
+        Ok(())
+    }
+
+    /// Whence an accepted connection comes, if it was captured.
+    pub fn origin(&self, accepted: BorrowedFd<'_>) -> Option<Origin> {
+        let meta = self.inner.origins.get(&accepted.as_raw_fd(), 0).ok()?;
+        if meta.verdict != Verdict::Proxy as u32 {
+            return None;
+        }
+        let view = self.inner.view.read().unwrap_or_else(PoisonError::into_inner);
+        let destination = socket(meta.dest, meta.dest_port);
+        Some(Origin { destination, workload: view.names.workload(meta.workload).cloned() })
+    }
+
+    /// `socket` is about to be connected to the proxy's endpoint `id`.
+    pub fn attribute(&self, socket: BorrowedFd<'_>, id: u64) {
+        let view = self.inner.view.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(&(endpoint, generation)) = view.places.get(&id) else { return };
+        let Some(address) = view.names.endpoint(endpoint, generation) else { return };
+        drop(view);
+        let addr = Addr::from(address.ip());
+        let port = u32::from(address.port());
+        let meta = Meta {
+            dest: addr,
+            backend: addr,
+            dest_port: port,
+            backend_port: port,
+            endpoint,
+            generation,
+            verdict: Verdict::Pass as u32,
+            pid: std::process::id(),
+            ..Meta::default()
+        };
+        if let Err(error) = lock(&self.inner.marks).insert(&socket.as_raw_fd(), meta, 0) {
+            tracing::debug!(%error, "a connection is not counted by the kernel");
+        }
+    }
+
+    /// What the kernel has seen of each of the proxy's endpoints.
+    pub fn signals(&self) -> HashMap<u64, Stats> {
+        let places: Vec<(u64, u32)> = {
+            let view = self.inner.view.read().unwrap_or_else(PoisonError::into_inner);
+            view.places.iter().map(|(id, (place, _))| (*id, *place)).collect()
+        };
+        let state = lock(&self.inner.state);
+        places.into_iter().filter_map(|(id, place)| Some((id, state.maps.stats(place).ok()?))).collect()
+    }
+
+    /// The endpoint takes connections again: it is no longer passed over for having refused one.
+    pub fn recovered(&self, id: u64) {
+        let place = self.inner.view.read().unwrap_or_else(PoisonError::into_inner).places.get(&id).copied();
+        let Some((place, _)) = place else { return };
+        if let Err(error) = lock(&self.inner.state).maps.hold.set(place, 0, 0) {
+            tracing::warn!(%error, "an endpoint that recovered is passed over for some seconds more");
+        }
+    }
+
+    /// Ends the heartbeat: from now on new connections to PROXY services fail open or closed; those to DIRECT services go
+    /// on, with or without this process. To be called before the proxy stops to listen, so that no connect() meets a
+    /// closed port.
+    pub fn suspend(&self) {
+        self.inner.stopping.store(true, Relaxed);
+        if let Err(error) = lock(&self.inner.state).maps.heartbeat.set(0, 0, 0) {
+            tracing::warn!(%error, "the kernel cannot be told that the proxy stops");
+        }
+    }
+
+    /// Ends the agent. Programs and maps stay.
+    pub fn stop(&self) {
+        self.suspend();
+        if let Some(thread) = lock(&self.thread).take() {
+            // It has said why, if it panicked.
+            let _ = thread.join();
+        }
+        if let Some(own) = lock(&self.own).take() {
+            own.leave();
+        }
+    }
+}
+
+impl Inner {
+    /// Brings the maps in line with the configuration, the endpoints and the cgroups that there are.
+    fn reconcile(&self, state: &mut State) -> Result<(), EbpfSetupError> {
+        let mut wanted = desired(&state.config, &state.live, |relative| self.attach.below(relative));
+        state.cgroups = wanted.workloads.keys().copied().collect();
+        state.by_address = !wanted.groups.is_empty();
+        if state.by_address {
+            // Only now the addresses matter from which endpoints are reached.
+            find_sources(&mut state.live);
+            wanted = desired(&state.config, &state.live, |relative| self.attach.below(relative));
+        }
+        let report = state.reconciler.apply(&wanted, &mut state.maps)?;
+        if state.settings.depth != wanted.depth {
+            state.settings.depth = wanted.depth;
+            state.write_settings()?;
+        }
+        let mut view = View::default();
+        for (id, name) in &wanted.names {
+            view.names.services.insert(*id, name.clone());
+            view.names.workloads.insert(*id, name.clone());
+        }
+        for live in &state.live {
+            if let Some(place) = state.reconciler.place_of(live.id) {
+                view.places.insert(live.id, place);
+                view.names.endpoints.insert(place, live.address);
+            }
+        }
+        *self.view.write().unwrap_or_else(PoisonError::into_inner) = view;
+        self.follow_up(state, report);
+        Ok(())
+    }
+
+    /// Complains of what did not fit, and notes which connections are stale.
+    fn follow_up(&self, state: &mut State, report: Report) {
+        let complaints: Vec<String> = report.unfit.iter().map(ToString::to_string).collect();
+        if complaints != state.complained {
+            complaints.iter().for_each(|complaint| tracing::error!("{complaint}"));
+            state.complained = complaints;
+        }
+        if let Some(after) = self.end_stale {
+            let at = sys::now_ns().saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX));
+            state.stale.extend(report.removed.into_iter().map(|removed| (at, removed)));
+        }
+    }
+}
+
+/// Finds out from which local address each endpoint is reached.
+fn find_sources(live: &mut [Live]) {
+    let mut known = HashMap::new();
+    for one in live.iter_mut() {
+        let ip = one.address.ip();
+        one.source = *known.entry(ip).or_insert_with(|| netns::source(ip));
+    }
+}
+
+impl State {
+    fn write_settings(&mut self) -> Result<(), EbpfSetupError> {
+        let failed = |source| EbpfSetupError::Map { name: "SETTINGS", source };
+        self.maps.settings.set(0, self.settings, 0).map_err(failed)
+    }
+
+    /// The proxy is alive.
+    fn beat(&mut self) -> Result<(), EbpfSetupError> {
+        let failed = |source| EbpfSetupError::Map { name: "HEARTBEAT", source };
+        self.maps.heartbeat.set(0, sys::now_ns(), 0).map_err(failed)
+    }
+}
+
+impl From<StoreError> for EbpfSetupError {
+    fn from(error: StoreError) -> Self {
+        Self::Io(std::io::Error::other(error))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
