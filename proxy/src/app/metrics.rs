@@ -70,3 +70,55 @@ fn connections(service: &str, endpoint: &str, signals: &Signals, samples: &mut S
     samples.add("weft_tcp_retransmits_total", &labels, signals.retransmits as f64);
     samples.add("weft_tcp_rto_total", &labels, signals.rto as f64);
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::{app::admin, snapshot::fixture};
+
+    #[test]
+    fn what_the_kernel_counts_is_shown_once_it_has_told() {
+        let spec = "ports: [{name: a, port: 80}, {name: b, port: 81}], endpoints: [{address: 10.0.0.1, port: 80}]";
+        let snapshot = fixture::snapshot(&fixture::ours("Service", "cart", spec));
+        let collect = || {
+            let mut samples = Samples::default();
+            super::collect(&snapshot, &mut samples, Instant::now());
+            samples
+        };
+        let labels = [("service", "cart"), ("endpoint", "10.0.0.1:80")];
+        assert_eq!(collect().value("weft_tcp_connections", &labels), None);
+        let signals = Signals {
+            attempts: 10,
+            established: 6,
+            refused: 2,
+            timed_out: 1,
+            aborted: 1,
+            closed: 4,
+            rto: 3,
+            retransmits: 12,
+            srtt_us: 420,
+        };
+        let endpoints = || snapshot.services.values().flat_map(|service| service.endpoints());
+        assert_eq!(admin::endpoint(endpoints().next().unwrap(), Instant::now()).get("kernel"), None);
+        for (nth, endpoint) in (0..).zip(endpoints()) {
+            endpoint.set_signals(Some(Signals { srtt_us: signals.srtt_us + nth, ..signals }));
+        }
+        let samples = collect();
+        // Two ports, one address.
+        let value = |name| samples.value(name, &labels).unwrap();
+        assert_eq!([value("weft_tcp_connections"), value("weft_tcp_retransmits_total")], [4.0, 24.0]);
+        assert_eq!([value("weft_tcp_rto_total"), value("weft_tcp_srtt_seconds")], [6.0, 0.000_421]);
+        let connects = |outcome| {
+            let labels = [labels[0], labels[1], ("outcome", outcome)];
+            samples.value("weft_tcp_connects_total", &labels).unwrap()
+        };
+        assert_eq!(["established", "refused", "timed_out", "aborted"].map(connects), [12.0, 4.0, 2.0, 2.0]);
+        let shown = admin::endpoint(endpoints().next().unwrap(), Instant::now());
+        let expect = serde_json::json!({
+            "attempts": 10, "established": 6, "refused": 2, "timed_out": 1, "aborted": 1, "active": 2, "rto": 3,
+            "retransmits": 12, "srtt_ms": 0.42,
+        });
+        assert_eq!((&shown["kernel"], &shown["weight_percent"]), (&expect, &serde_json::json!(100)));
+    }
+}

@@ -32,6 +32,7 @@ use crate::{
         signals::{Judge, Observation},
     },
     snapshot::{Service, Snapshot},
+    telemetry::metrics::Metrics,
     worker::Shared,
 };
 
@@ -51,7 +52,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// spawned once, on the runtime beside the workers.
 pub async fn watch(shared: Weak<Shared>, kernel: Arc<dyn Kernel>) {
     if let Some(shared) = shared.upgrade() {
-        show_verdicts(&shared, &kernel);
+        show_verdicts(&shared.telemetry.metrics, &kernel);
     }
     let mut watch = Watch::new(kernel);
     let mut interval = tokio::time::interval(PERIOD);
@@ -79,9 +80,9 @@ pub async fn watch(shared: Weak<Shared>, kernel: Arc<dyn Kernel>) {
 }
 
 /// Verdicts are asked for at every scrape.
-fn show_verdicts(shared: &Shared, kernel: &Arc<dyn Kernel>) {
+fn show_verdicts(metrics: &Metrics, kernel: &Arc<dyn Kernel>) {
     let kernel = Arc::downgrade(kernel);
-    shared.telemetry.metrics.add_source(move |samples| {
+    metrics.add_source(move |samples| {
         for (verdict, reason, count) in kernel.upgrade().iter().flat_map(|kernel| kernel.verdicts()) {
             samples.add("weft_verdicts_total", &[("verdict", verdict), ("reason", reason)], count as f64);
         }

@@ -77,12 +77,15 @@ fn story(own: &[Second], peers: [Second; 2]) -> (String, String) {
     (story.trim_end().to_owned(), evidence)
 }
 
+/// What it is about, what happens at the endpoint and in each second at its peers, what becomes of it, the evidence.
+type Story = (&'static str, Vec<Second>, [Second; 2], &'static str, &'static str);
+
 #[test]
 #[rustfmt::skip]
 fn stories() {
     let run = |second, count| vec![second; count];
     let then = |parts: &[(Second, usize)]| parts.iter().flat_map(|(second, count)| vec![*second; *count]).collect::<Vec<_>>();
-    let table: &[(&str, Vec<Second>, [Second; 2], &str, &str)] = &[
+    let table: &[Story] = &[
         ("all well", run(FINE, 3), [FINE; 2], "100 100 100", ""),
         ("one refusal is no evidence", then(&[(REFUSES, 1), (FINE, 2)]), [FINE; 2], "100 100 100", ""),
         ("refusals in two samples are", run(REFUSES, 2), [FINE; 2], "100 100 !",
