@@ -6,6 +6,7 @@
 pub mod admin;
 mod bind;
 mod metrics;
+pub mod signals;
 mod watch;
 
 pub use bind::hint as bind_hint;

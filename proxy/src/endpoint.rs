@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{
             AtomicBool, AtomicU32, AtomicU64,
             Ordering::{Acquire, Relaxed, Release},
@@ -13,9 +13,11 @@ use std::{
 };
 
 use fastrand::Rng;
+use tokio::sync::Notify;
 
 use crate::{
     balance::ewma::PeakEwma,
+    kernel::Signals,
     resilience::{
         breaker::State,
         circuit::{Circuit, Event},
@@ -26,6 +28,7 @@ use crate::{
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 static HEALTH_GENERATION: AtomicU64 = AtomicU64::new(0);
+static HEALTH_CHANGES: Notify = Notify::const_new();
 
 /// Changes whenever an endpoint of this process becomes usable or unusable: what was counted before may be kept as
 /// long as this stays the same. Whoever sees a generation sees the changes that led to it.
@@ -33,9 +36,16 @@ pub fn health_generation() -> u64 {
     HEALTH_GENERATION.load(Acquire)
 }
 
+/// Tells one waiter that [`health_generation`] or some [`Endpoint::weight_percent`] has changed: whoever keeps tables of
+/// its own by them (the kernel's) looks again at once. A change while nobody waits is kept, once, for the next to wait.
+pub fn health_changes() -> &'static Notify {
+    &HEALTH_CHANGES
+}
+
 /// An endpoint became usable or unusable.
 pub(crate) fn health_changed() {
     HEALTH_GENERATION.fetch_add(1, Release);
+    HEALTH_CHANGES.notify_one();
 }
 
 /// One address behind a service.
@@ -60,11 +70,18 @@ pub struct Endpoint {
     /// Requests that ended in a connect failure, a reset, a time-out or a 5xx.
     pub failures: AtomicU64,
     weight: AtomicU32,
+    /// See [`Self::weight_percent`].
+    weight_percent: AtomicU32,
     idle_millis: AtomicU64,
     guard: Guard,
     /// The last attempt to connect succeeded, or none has been made.
     reachable: AtomicBool,
+    /// What the kernel last told of it.
+    signals: Mutex<Option<Signals>>,
 }
+
+/// [`Endpoint::weight_percent`] of an endpoint with nothing against it.
+pub const FULL_WEIGHT: u32 = 100;
 
 /// What active health checks say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,9 +130,11 @@ impl Endpoint {
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             weight: AtomicU32::new(weight),
+            weight_percent: AtomicU32::new(FULL_WEIGHT),
             idle_millis: AtomicU64::new(60_000),
             guard,
             reachable: AtomicBool::new(true),
+            signals: Mutex::default(),
         }
     }
 
@@ -128,6 +147,31 @@ impl Endpoint {
     pub fn set_weight(&self, weight: u32, now: Instant) {
         self.weight.store(weight, Relaxed);
         self.guard.set_weighted(weight > 0, now);
+    }
+
+    /// How much of its weight counts now, in percent: [`FULL_WEIGHT`], or less while the kernel sees it lose segments.
+    /// Algorithms that hash do not go by it: keys would move. One load.
+    #[inline]
+    pub fn weight_percent(&self) -> u32 {
+        self.weight_percent.load(Relaxed)
+    }
+
+    /// Lets only `percent` of its weight count, between 1 and [`FULL_WEIGHT`]; tells [`health_changes`] if that is new.
+    pub fn set_weight_percent(&self, percent: u32) {
+        let percent = percent.clamp(1, FULL_WEIGHT);
+        if self.weight_percent.swap(percent, Relaxed) != percent {
+            HEALTH_CHANGES.notify_one();
+        }
+    }
+
+    /// What the kernel last told of connections to it; `None`: nothing yet, or there is no kernel program.
+    pub fn signals(&self) -> Option<Signals> {
+        *self.signals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the kernel tells now.
+    pub fn set_signals(&self, signals: Option<Signals>) {
+        *self.signals.lock().unwrap_or_else(PoisonError::into_inner) = signals;
     }
 
     /// Its breaker, and everything else that says whether it may be picked.
@@ -178,6 +222,11 @@ impl Endpoint {
         if start >= self.guard.usable_since() {
             self.latency.observe(took, now);
         }
+    }
+
+    /// Opens its breaker on the kernel's `evidence`; see [`Guard::trip`].
+    pub fn trip(&self, evidence: String, now: Instant, rng: &mut Rng) -> Option<Arc<Event>> {
+        self.guard.trip(evidence, now, rng)
     }
 
     /// A probe, if its breaker lets one out now.

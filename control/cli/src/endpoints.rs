@@ -7,8 +7,12 @@ use crate::query::{Cell, Look, Table, Tone, each, service, state, text};
 /// Columns of `/endpoints`.
 pub fn table(services: &Value, look: Look) -> String {
     let mut headings = vec!["SERVICE", "ENDPOINT", "HEALTH", "BREAKER", "IN FLIGHT", "EWMA MS", "REQUESTS", "FAILURES"];
+    // Only a node with kernel programs knows.
+    let kernel = each(services).flat_map(|of| each(&of["endpoints"])).any(|endpoint| endpoint["kernel"].is_object());
     if look.wide {
-        headings.extend(["WEIGHT", "ZONE", "HOSTNAME", "EJECTIONS", "EVIDENCE"]);
+        headings.extend(["WEIGHT", "ZONE", "HOSTNAME"]);
+        headings.extend(["RTT", "RETRANS"].iter().filter(|_| kernel));
+        headings.extend(["EJECTIONS", "EVIDENCE"]);
     }
     let mut rows = Vec::new();
     for of in each(services) {
@@ -21,7 +25,12 @@ pub fn table(services: &Value, look: Look) -> String {
             let mut row = vec![service(of).into(), cell("address"), state(&endpoint["health"]), breaker];
             row.extend([cell("in_flight"), latency(endpoint), cell("requests"), cell("failures")]);
             if look.wide {
-                row.extend(["weight", "zone", "hostname", "ejections", "evidence"].map(cell));
+                row.extend([weight(endpoint), cell("zone"), cell("hostname")]);
+                if kernel {
+                    let signals = &endpoint["kernel"];
+                    row.extend([round_trip(signals), text(&signals["retransmits"]).into()]);
+                }
+                row.extend(["ejections", "evidence"].map(cell));
             }
             rows.push((urgency(endpoint), row));
         }
@@ -41,6 +50,19 @@ fn latency(endpoint: &Value) -> Cell {
         Some(ms) => format!("{ms:.2}").into(),
         None => "-".into(),
     }
+}
+
+/// How much of it counts, if that is less than all.
+fn weight(endpoint: &Value) -> Cell {
+    let weight = text(&endpoint["weight"]);
+    match endpoint["weight_percent"].as_u64().filter(|percent| *percent < 100) {
+        Some(percent) => Cell::toned(Tone::Warn, format!("{weight} ({percent} %)")),
+        None => weight.into(),
+    }
+}
+
+fn round_trip(signals: &Value) -> Cell {
+    signals["srtt_ms"].as_f64().map_or_else(|| "-".into(), |ms| format!("{ms:.2}ms").into())
 }
 
 fn breaker(endpoint: &Value) -> Cell {
@@ -99,5 +121,28 @@ plain:80       10.0.0.5:9000   unknown  -            2          -        0      
         let wide = table(&services, Look { wide: true, ..Look::default() });
         assert!(wide.lines().next().is_some_and(|line| line.ends_with("WEIGHT  ZONE  HOSTNAME  EJECTIONS  EVIDENCE")));
         assert_eq!(table(&json!([]), Look::default()), "no services are configured");
+    }
+
+    #[test]
+    fn what_the_kernel_counts_is_shown_where_there_is_one() {
+        let kernel = json!({"retransmits": 12, "srtt_ms": 0.42});
+        let endpoints = json!([
+            {"address": "a", "weight": 2, "weight_percent": 25, "kernel": kernel},
+            {"address": "b", "weight": 2, "weight_percent": 100, "kernel": {"retransmits": 0, "srtt_ms": null}},
+            {"address": "c", "weight": 2},
+        ]);
+        let services = json!([{"service": "cart", "port": 80, "circuit": null, "endpoints": endpoints}]);
+        let wide = table(&services, Look { wide: true, ..Look::default() });
+        let ends: Vec<Vec<&str>> = wide.lines().map(|line| line.split("  ").map(str::trim).collect()).collect();
+        let ends =
+            ends.iter().map(|row| row.iter().filter(|cell| !cell.is_empty()).skip(8).copied().collect::<Vec<_>>());
+        let expect = [
+            vec!["WEIGHT", "ZONE", "HOSTNAME", "RTT", "RETRANS", "EJECTIONS", "EVIDENCE"],
+            vec!["2 (25 %)", "-", "-", "0.42ms", "12", "-", "-"],
+            vec!["2", "-", "-", "-", "0", "-", "-"],
+            vec!["2", "-", "-", "-", "-", "-", "-"],
+        ];
+        assert_eq!(ends.collect::<Vec<_>>(), expect, "{wide}");
+        assert!(!table(&services, Look::default()).contains("RETRANS"));
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     admin::{Admin, Readiness, TraceQuery},
     endpoint::Endpoint,
     explain::{self, Question},
+    kernel::Signals,
     resilience::circuit::Event,
     resilience::limiter,
     snapshot::Service,
@@ -175,14 +176,30 @@ pub(crate) fn circuit(service: &Service) -> Option<&'static str> {
     service.common.breaker.as_ref().map(|_| service.circuit.state().as_str())
 }
 
+/// What the kernel counts at an endpoint.
+fn signals(signals: &Signals) -> Value {
+    json!({
+        "attempts": signals.attempts,
+        "established": signals.established,
+        "refused": signals.refused,
+        "timed_out": signals.timed_out,
+        "aborted": signals.aborted,
+        "active": signals.active(),
+        "rto": signals.rto,
+        "retransmits": signals.retransmits,
+        "srtt_ms": (signals.srtt_us > 0).then(|| f64::from(signals.srtt_us) / 1e3),
+    })
+}
+
 /// One endpoint, as `/endpoints` and `/explain` show it.
 pub(crate) fn endpoint(endpoint: &Endpoint, now: Instant) -> Value {
     let breaker = endpoint.guard().view(now);
-    json!({
+    let mut shown = json!({
         "address": &*endpoint.label,
         "hostname": endpoint.hostname.as_deref(),
         "zone": endpoint.zone.as_deref(),
         "weight": endpoint.weight(),
+        "weight_percent": endpoint.weight_percent(),
         "health": endpoint.health().as_str(),
         "breaker": breaker.state.as_str(),
         "ejected": breaker.ejected,
@@ -193,5 +210,9 @@ pub(crate) fn endpoint(endpoint: &Endpoint, now: Instant) -> Value {
         "ewma_ms": (endpoint.latency.get(now).as_secs_f64() * 1e6).round() / 1e3,
         "requests": endpoint.requests.load(Ordering::Relaxed),
         "failures": endpoint.failures.load(Ordering::Relaxed),
-    })
+    });
+    if let Some(known) = endpoint.signals() {
+        shown["kernel"] = signals(&known);
+    }
+    shown
 }

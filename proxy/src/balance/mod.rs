@@ -8,7 +8,8 @@
 //! A request gets its endpoint by [`crate::snapshot::Upstream::pick`] (in `admit.rs`), which asks the circuit first.
 //!
 //! Every pick goes the same way: *panic?* → zone → draw one (→ draw a rival and compare), leaving out what is unusable
-//! or has been tried. Hashing goes by the key alone: zones and slow start do not apply to it.
+//! or has been tried. Hashing goes by the key alone: neither zones nor slow start nor a weight that is lowered for a time
+//! ([`Endpoint::weight_percent`]) apply to it.
 
 mod admit;
 pub mod ewma;
@@ -32,7 +33,10 @@ use fastrand::Rng;
 use weft_model::policy::{BalancerKind, LoadBalancer};
 
 use self::{ewma::Verdict, maglev::Maglev, ring::Ring, round_robin::Sequence, weights::Sampler, zone::Zones};
-use crate::{endpoint::Endpoint, resilience::circuit::Circuit};
+use crate::{
+    endpoint::{Endpoint, FULL_WEIGHT},
+    resilience::circuit::Circuit,
+};
 
 pub use self::{
     admit::{Pick, Unpicked},
@@ -246,8 +250,12 @@ impl Balancer {
             if !query.wants(b) || !query.warm(b, rng) {
                 continue;
             }
-            let load = pool.sampler.unit_load(mine, a.in_flight.get(), rng);
-            let rival_load = pool.sampler.unit_load(rival, b.in_flight.get(), rng);
+            let mut load = pool.sampler.unit_load(mine, a.in_flight.get(), rng);
+            let mut rival_load = pool.sampler.unit_load(rival, b.in_flight.get(), rng);
+            let percents = (a.weight_percent(), b.weight_percent());
+            if percents.0 != percents.1 {
+                (load, rival_load) = weights::lowered_loads((load, rival_load), percents, rng);
+            }
             let verdict = match &self.algorithm {
                 Algorithm::PeakEwma => ewma::prefers_rival(&a.latency, load, &b.latency, rival_load, query.now),
                 _ => least::prefers_rival(load, rival_load),
@@ -255,7 +263,7 @@ impl Balancer {
             return match verdict {
                 Verdict::Keep => mine,
                 Verdict::Far => rival,
-                Verdict::Near if pool.sampler.yields(mine, rival, rng) => rival,
+                Verdict::Near if pool.sampler.yields((mine, rival), percents, rng) => rival,
                 Verdict::Near => mine,
             };
         }
@@ -304,9 +312,13 @@ impl Query<'_> {
         self.healthy(endpoint) && !self.tried.contains(&endpoint.id)
     }
 
-    /// Whether its slow start lets it have this request.
+    /// Whether its slow start, and what the kernel has seen of it, let it have this request.
     #[inline]
     pub(crate) fn warm(&self, endpoint: &Endpoint, rng: &mut Rng) -> bool {
+        let percent = endpoint.weight_percent();
+        if percent < FULL_WEIGHT && rng.u32(..FULL_WEIGHT) >= percent {
+            return false;
+        }
         if self.slow_start.is_zero() {
             return true;
         }

@@ -301,6 +301,69 @@ fn slow_start_grows_linearly_from_a_tenth() {
     }
 }
 
+/// The shares of `weights` when only `percent` of the first one's counts.
+fn lowered(weights: &[u32], percent: u32) -> Vec<f64> {
+    let effective =
+        |(n, weight): (usize, &u32)| f64::from(*weight) * if n == 0 { f64::from(percent) / 100.0 } else { 1.0 };
+    let effective: Vec<f64> = weights.iter().enumerate().map(effective).collect();
+    let total: f64 = effective.iter().sum();
+    effective.into_iter().map(|weight| weight / total).collect()
+}
+
+#[test]
+fn a_lowered_weight_lowers_the_share() {
+    for kind in [BalancerKind::PeakEwma, BalancerKind::LeastRequest, BalancerKind::RoundRobin, BalancerKind::Random] {
+        for weights in [&[1, 1][..], &[1, 1, 1], &[3, 1, 2], &[1, 9], &[1, 1, 1, 1, 1, 1, 1, 1, 1, 1]] {
+            for percent in [10, 25, 50, 100] {
+                let mut world = World::new(weights);
+                world.set.endpoints[0].set_weight_percent(percent);
+                let balancer = world.balancer(kind);
+                let got = world.shares(&balancer, &[], 40_000);
+                assert_shares((kind, weights, percent), &got, &lowered(weights, percent), 0.015);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_lowered_weight_lowers_the_share_under_load() {
+    for kind in [BalancerKind::PeakEwma, BalancerKind::LeastRequest] {
+        for weights in [&[1, 1][..], &[1, 1, 1], &[3, 1, 2], &[1, 1, 1, 1, 1, 1, 1, 1, 1, 1]] {
+            for clients in [1, 2, 4, 8, 32, 128] {
+                let mut world = World::new(weights);
+                world.set.endpoints[0].set_weight_percent(25);
+                let balancer = world.balancer(kind);
+                let got = closed_loop(&mut world, &balancer, clients, 20_000, None);
+                assert_shares((kind, weights, clients), &got, &lowered(weights, 25), 0.03);
+            }
+        }
+    }
+}
+
+#[test]
+fn weights_that_are_all_lowered_alike_change_nothing() {
+    for kind in KINDS {
+        let mut world = World::new(&[1, 2, 1]);
+        world.set.endpoints.iter().for_each(|endpoint| endpoint.set_weight_percent(10));
+        let balancer = world.balancer(kind);
+        assert_shares(kind, &world.shares(&balancer, &[], 40_000), &[0.25, 0.5, 0.25], 0.02);
+    }
+}
+
+#[test]
+fn keys_stay_with_an_endpoint_of_lowered_weight() {
+    for kind in [BalancerKind::RingHash, BalancerKind::Maglev] {
+        let mut world = World::new(&[1, 1, 1]);
+        let balancer = world.balancer(kind);
+        let owners = |world: &mut World| -> Vec<u64> {
+            (0..1000).map(|key| balancer.pick(key, &[], world.now, &mut world.rng).unwrap().id).collect()
+        };
+        let before = owners(&mut world);
+        world.set.endpoints[0].set_weight_percent(10);
+        assert_eq!(before, owners(&mut world), "{kind:?}");
+    }
+}
+
 #[test]
 fn when_all_start_slowly_nobody_does() {
     let mut world = World::new(&[1, 2]);

@@ -2,6 +2,8 @@
 
 use fastrand::Rng;
 
+use crate::endpoint::FULL_WEIGHT;
+
 /// Draws positions `0..len`. Equal weights take the cheap way, others an alias table: A. J. Walker, "An Efficient Method
 /// for Generating Discrete Random Variables with General Distributions" (1977), built as in M. D. Vose (1991).
 #[derive(Debug)]
@@ -98,16 +100,21 @@ impl Sampler {
     /// Whether a rival that is slightly better may take over. Since the rival is never the first one again, heavy
     /// endpoints meet rivals more often than they are one; accepting fewer of them keeps the shares (the acceptance rule
     /// of Metropolis and Hastings).
+    ///
+    /// `percents` is how much of their weights counts now; that of all others is taken to count in full.
     #[inline]
-    pub(crate) fn yields(&self, position: u32, rival: u32, rng: &mut Rng) -> bool {
-        match self {
-            Self::Equal { .. } => true,
-            Self::Weighted(weighted) => {
-                let others = weighted.total - u64::from(self.weight(position));
-                let rivals_others = (weighted.total - u64::from(self.weight(rival))).max(1);
-                others >= rivals_others || rng.u64(..rivals_others) < others
-            }
-        }
+    pub(crate) fn yields(&self, (mine, rival): (u32, u32), percents: (u32, u32), rng: &mut Rng) -> bool {
+        let total = match self {
+            Self::Equal { .. } if percents.0 == percents.1 => return true,
+            Self::Equal { len, weight } => u64::from(*len) * u64::from(*weight),
+            Self::Weighted(weighted) => weighted.total,
+        };
+        let (weight, rival_weight) = (u64::from(self.weight(mine)), u64::from(self.weight(rival)));
+        let missing = |percent: u32| u64::from(FULL_WEIGHT.saturating_sub(percent));
+        let full = u64::from(FULL_WEIGHT);
+        let others = ((total - weight) * full).saturating_sub(rival_weight * missing(percents.1));
+        let rivals_others = ((total - rival_weight) * full).saturating_sub(weight * missing(percents.0)).max(1);
+        others >= rivals_others || rng.u64(..rivals_others) < others
     }
 }
 
@@ -122,6 +129,19 @@ impl Weighted {
             _ => position,
         }
     }
+}
+
+/// The loads of two endpoints of which one has its weight lowered more than the other (`percents`): as in
+/// [`Sampler::unit_load`], the other one is treated like several that share its load, and this is the load of one of
+/// them.
+#[cold]
+pub(crate) fn lowered_loads(loads: (u32, u32), percents: (u32, u32), rng: &mut Rng) -> (u32, u32) {
+    let least = u64::from(percents.0.min(percents.1));
+    let mut unit = |load: u32, percent: u32| {
+        let (units, percent) = (u64::from(load) * least, u64::from(percent.max(1)));
+        (units / percent) as u32 + u32::from(rng.u64(..percent) < units % percent)
+    };
+    (unit(loads.0, percents.0), unit(loads.1, percents.1))
 }
 
 fn alias_table(weights: &[u32]) -> Box<[Cell]> {
@@ -196,7 +216,7 @@ mod tests {
                 sampler.unit_load(drawn, u32::MAX, &mut rng);
                 if let Some(other) = sampler.draw_other(drawn, &mut rng) {
                     prop_assert!(other != drawn);
-                    sampler.yields(drawn, other, &mut rng);
+                    sampler.yields((drawn, other), (1, 100), &mut rng);
                 }
             }
         }

@@ -2,7 +2,7 @@
 //! that a change of it takes effect at once and keeps what was counted.
 //!
 //! - *Closed*: outcomes are counted. Too many failures in a row, too large a share of failures or of slow calls in the
-//!   window open it.
+//!   window open it; so does somebody who knows more ([`Breaker::trip`]).
 //! - *Open*: nothing is counted. The time grows with each opening that follows soon on the one before.
 //! - *HalfOpen*: a few probes are let out. All of them have to succeed; the first failure opens it again.
 //!
@@ -154,6 +154,23 @@ impl Breaker {
         let (cause, evidence) = self.verdict(policy)?;
         self.openings = self.openings(policy, now);
         self.slow = cause == Cause::SlowCalls;
+        Some(self.open(policy, cause, evidence, now, rng))
+    }
+
+    /// Opens it on evidence that is not of its own counting, unless it is open already.
+    pub fn trip(
+        &mut self,
+        policy: &CircuitBreaker,
+        cause: Cause,
+        evidence: String,
+        now: Instant,
+        rng: &mut Rng,
+    ) -> Option<Transition> {
+        if !matches!(self.phase, Phase::Closed) {
+            return None;
+        }
+        self.openings = self.openings(policy, now);
+        self.slow = false;
         Some(self.open(policy, cause, evidence, now, rng))
     }
 

@@ -237,6 +237,21 @@ impl Guard {
         event
     }
 
+    /// Opens the breaker on the kernel's `evidence`, if it is Closed and its policy lets that count; returns what changed.
+    pub fn trip(&self, evidence: String, now: Instant, rng: &mut Rng) -> Option<Arc<Event>> {
+        if !self.enabled() {
+            return None;
+        }
+        let mut guarded = self.lock();
+        let live = guarded.as_deref_mut()?;
+        let policy = live.policy.as_ref().filter(|policy| policy.kernel_signals)?;
+        let transition = live.breaker.trip(policy, Cause::Kernel, evidence, now, rng)?;
+        let event = Some(self.apply(Some(live), transition, now));
+        drop(guarded);
+        self.log(event.as_ref());
+        event
+    }
+
     /// Whether its policy takes a call for slow.
     pub fn is_slow(&self, took: Duration) -> bool {
         if !self.enabled() {

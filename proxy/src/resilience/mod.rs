@@ -13,6 +13,7 @@ pub mod outcome;
 pub mod quantile;
 pub mod retry;
 pub mod shed;
+pub mod signals;
 
 use std::time::Duration;
 

@@ -42,11 +42,14 @@ pub enum Cause {
     SlowCalls,
     /// A probe did not succeed.
     ProbeFailed,
+    /// `kernelSignals`.
+    Kernel,
 }
 
 impl Cause {
     /// Every cause, in the order of the declaration.
-    pub const ALL: [Self; 4] = [Self::ConsecutiveFailures, Self::FailureRate, Self::SlowCalls, Self::ProbeFailed];
+    pub const ALL: [Self; 5] =
+        [Self::ConsecutiveFailures, Self::FailureRate, Self::SlowCalls, Self::ProbeFailed, Self::Kernel];
 
     /// As the label `reason` has it.
     pub const fn as_str(self) -> &'static str {
@@ -55,6 +58,7 @@ impl Cause {
             Self::FailureRate => "failure_rate",
             Self::SlowCalls => "slow_calls",
             Self::ProbeFailed => "probe_failed",
+            Self::Kernel => "kernel_signals",
         }
     }
 }

@@ -159,6 +159,38 @@ fn an_endpoint_beyond_the_limit_is_open_and_kept_in_rotation() {
 }
 
 #[test]
+fn the_kernels_evidence_opens_what_is_closed_if_the_policy_lets_it_count() {
+    let mut world = World::new(4, CircuitBreaker { kernel_signals: false, ..policy() });
+    let trip = |world: &mut World, n: usize| world.endpoints[n].trip("refused".into(), world.now, &mut world.rng);
+    assert_eq!(trip(&mut world, 0), None);
+    world.configure(None);
+    assert_eq!(trip(&mut world, 0), None);
+    world.configure(Some(policy()));
+    let event = trip(&mut world, 0).unwrap();
+    assert_eq!((event.from, event.to, event.ejected), (State::Closed, State::Open, true));
+    assert_eq!((event.cause, &*event.evidence), (Some(Cause::Kernel), "refused"));
+    let lasts = event.lasts.unwrap();
+    assert!(lasts >= 4500 * MS && lasts <= 5500 * MS, "{lasts:?}");
+    assert_eq!(world.circuit.events(), [event]);
+    // Open, and half open: there is nothing to open.
+    assert_eq!(trip(&mut world, 0), None);
+    world.now += lasts;
+    let probe = world.probe(0).unwrap();
+    assert_eq!(trip(&mut world, 0), None);
+    // What happens next is as ever: here for longer, because it is the second time.
+    let again = world.record(0, Some(Failure::ConnectFailed), Some(probe)).unwrap();
+    assert!(again.lasts.unwrap() > 8 * S);
+    // Not more than half of them.
+    assert!(trip(&mut world, 1).unwrap().ejected);
+    assert!(!trip(&mut world, 2).unwrap().ejected && world.endpoints[2].usable());
+    world.assert_counts();
+    let ejections: HashMap<Cause, u64> = world.circuit.ejections.read().collect();
+    assert_eq!((ejections[&Cause::Kernel], ejections[&Cause::ProbeFailed]), (2, 1));
+    world.endpoints[3].mark_removed(world.now);
+    assert_eq!(trip(&mut world, 3), None);
+}
+
+#[test]
 fn a_service_with_one_endpoint_ejects_nobody_but_its_circuit_opens() {
     let mut world = World::new(1, policy());
     assert_eq!(world.circuit.view(world.now), CircuitView::Steady);
