@@ -128,7 +128,13 @@ fn a_route_of_connections_that_nobody_captures_is_told() {
         ("IPS, mode: Proxy, ports: [{port: 80, appProtocol: tcp}]", "HTTPRoute", "", "passed on as TCP", "http"),
         ("IPS, ports: [{port: 80, appProtocol: http}]", "TCPRoute", "", "speaks HTTP", "use an HTTPRoute"),
         ("IPS, ports: [{name: a, port: 80}, {name: b, port: 81, appProtocol: tcp}]", "HTTPRoute", "", "", ""),
-        ("IPS, ports: [{name: a, port: 80}, {name: b, port: 81, appProtocol: tcp}]", "HTTPRoute", ", port: 81", "go directly", "http"),
+        (
+            "IPS, ports: [{name: a, port: 80}, {name: b, port: 81, appProtocol: tcp}]",
+            "HTTPRoute",
+            ", port: 81",
+            "go directly",
+            "http",
+        ),
     ];
     for (spec, kind, port, told, hint) in table {
         let version = if kind == "TCPRoute" { "v1alpha2" } else { "v1" };

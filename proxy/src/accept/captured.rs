@@ -6,7 +6,7 @@ use std::{net::SocketAddr, os::fd::AsFd, sync::Arc};
 use tokio::net::TcpStream;
 use weft_model::config::Key;
 
-use crate::{snapshot::Capture, worker::Worker};
+use crate::worker::Worker;
 
 /// What is known of a captured connection. Asked of the kernel once, at accept.
 #[derive(Debug, Clone)]
@@ -32,14 +32,13 @@ impl Captured {
             "it was made to this port itself, which serves captured connections only: connect to the service's address",
         )?;
         let snapshot = worker.snapshot();
-        let Some(Capture { service, .. }) = snapshot.virtual_port(origin.destination).map(|port| &port.capture) else {
+        let Some(port) = snapshot.virtual_port(origin.destination) else {
             return Err(format!(
                 "no service that needs the proxy has the address {} any more: connect again",
                 origin.destination
             ));
         };
         let identity = origin.workload.as_deref().and_then(|workload| snapshot.identities.get(workload)).cloned();
-        let Some(service) = service.clone() else { return Err("the port is not a virtual one".into()) };
-        Ok(Self { destination: origin.destination, service, workload: origin.workload, identity })
+        Ok(Self { destination: origin.destination, service: port.service.clone(), workload: origin.workload, identity })
     }
 }
