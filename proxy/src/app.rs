@@ -6,6 +6,8 @@
 pub mod admin;
 mod bind;
 mod metrics;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 pub use bind::hint as bind_hint;

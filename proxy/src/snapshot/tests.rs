@@ -16,6 +16,8 @@ use crate::{
     route::{Found, View},
 };
 
+mod captured;
+
 const S: Duration = Duration::from_secs(1);
 
 fn local(port: u16) -> PortId {
