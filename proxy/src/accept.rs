@@ -3,6 +3,7 @@
 //! Errors of `accept()` are classed: those of the one connection are passed over, those of the process (no descriptors,
 //! no memory) make the loop wait, 5 ms at first and 100 ms at most, while connections that exist go on.
 
+pub mod captured;
 pub mod detect;
 pub mod guard;
 pub mod rewind;
@@ -26,6 +27,8 @@ use tokio::{
     task::spawn_local,
 };
 
+use captured::Captured;
+
 use crate::{
     conn::Order,
     serve,
@@ -41,21 +44,15 @@ pub async fn run(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Comma
     let loops: RefCell<HashMap<PortId, Rc<Notify>>> = RefCell::default();
     while let Some(command) = commands.recv().await {
         match command {
-            Command::Listen(port, listener) => match TcpListener::from_std(listener) {
-                Ok(listener) => {
-                    let stop = Rc::new(Notify::new());
-                    spawn_local(accept(worker.clone(), port, listener, stop.clone()));
-                    loops.borrow_mut().insert(port, stop);
-                }
-                Err(error) => tracing::error!(%port, %error, "cannot listen"),
-            },
+            Command::Listen(port, listener) => listen(&worker, &loops, port, listener, arrived),
+            Command::Capture(port, listener) => listen(&worker, &loops, port, listener, captured),
             Command::Unlisten(port) => {
                 if let Some(stop) = loops.borrow_mut().remove(&port) {
                     stop.notify_one();
                 }
             }
-            Command::Adopt(port, stream, peer) => match TcpStream::from_std(stream) {
-                Ok(stream) => start(&worker, port, stream, peer),
+            Command::Adopt(arrived, stream) => match TcpStream::from_std(stream) {
+                Ok(stream) => start(&worker, arrived, stream),
                 Err(error) => tracing::debug!(%error, "cannot adopt a connection"),
             },
             Command::Drain => {
@@ -72,7 +69,52 @@ pub async fn run(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Comma
     }
 }
 
-async fn accept(worker: Rc<Worker>, port: PortId, listener: TcpListener, stop: Rc<Notify>) {
+/// A connection that was accepted: what for, and from whom.
+#[derive(Debug)]
+pub struct Arrived {
+    /// The port of the snapshot that it is for.
+    pub port: PortId,
+    /// The client.
+    pub peer: SocketAddr,
+    /// What the kernel knows of it, if it was captured.
+    pub captured: Option<Box<Captured>>,
+}
+
+/// What a connection on a listening socket is for; `None` when it cannot be served.
+type Classify = fn(&Worker, PortId, &TcpStream, SocketAddr) -> Option<Arrived>;
+
+fn arrived(_: &Worker, port: PortId, _: &TcpStream, peer: SocketAddr) -> Option<Arrived> {
+    Some(Arrived { port, peer, captured: None })
+}
+
+fn captured(worker: &Worker, port: PortId, stream: &TcpStream, peer: SocketAddr) -> Option<Arrived> {
+    match Captured::of(worker, stream) {
+        Ok(captured) => Some(Arrived { port: captured.destination, peer, captured: Some(Box::new(captured)) }),
+        Err(detail) => {
+            tracing::info!(%peer, %port, detail, "connection closed");
+            None
+        }
+    }
+}
+
+fn listen(
+    worker: &Rc<Worker>,
+    loops: &RefCell<HashMap<PortId, Rc<Notify>>>,
+    port: PortId,
+    listener: std::net::TcpListener,
+    classify: Classify,
+) {
+    match TcpListener::from_std(listener) {
+        Ok(listener) => {
+            let stop = Rc::new(Notify::new());
+            spawn_local(accept(worker.clone(), port, listener, stop.clone(), classify));
+            loops.borrow_mut().insert(port, stop);
+        }
+        Err(error) => tracing::error!(%port, %error, "cannot listen"),
+    }
+}
+
+async fn accept(worker: Rc<Worker>, port: PortId, listener: TcpListener, stop: Rc<Notify>, classify: Classify) {
     let mut back_off = Duration::ZERO;
     let mut stop = pin!(stop.notified());
     let mut stopping = false;
@@ -95,7 +137,9 @@ async fn accept(worker: Rc<Worker>, port: PortId, listener: TcpListener, stop: R
         match accepted {
             Ok((stream, peer)) => {
                 back_off = Duration::ZERO;
-                place(&worker, port, stream, peer);
+                if let Some(arrived) = classify(&worker, port, &stream, peer) {
+                    place(&worker, arrived, stream);
+                }
             }
             Err(error) if of_one_connection(&error) => {}
             Err(error) => {
@@ -117,7 +161,7 @@ fn of_one_connection(error: &io::Error) -> bool {
 
 /// Keeps the connection, or gives it to a worker that has clearly fewer: the kernel spreads connections by hash, which
 /// leaves workers unequal when there are few (Mitzenmacher's power of two choices, with the worker itself as one).
-fn place(worker: &Rc<Worker>, port: PortId, stream: TcpStream, peer: SocketAddr) {
+fn place(worker: &Rc<Worker>, arrived: Arrived, stream: TcpStream) {
     let load = &worker.shared.load;
     if load.len() > 1 {
         let other = worker.rng.borrow_mut().usize(0..load.len() - 1);
@@ -126,15 +170,16 @@ fn place(worker: &Rc<Worker>, port: PortId, stream: TcpStream, peer: SocketAddr)
         if mine > theirs + IMBALANCE {
             if let Ok(stream) = stream.into_std() {
                 // It fails only while that worker ends, and then the whole process does.
-                let _ = worker.siblings[other].send(Command::Adopt(port, stream, peer));
+                let _ = worker.siblings[other].send(Command::Adopt(arrived, stream));
             }
             return;
         }
     }
-    start(worker, port, stream, peer);
+    start(worker, arrived, stream);
 }
 
-fn start(worker: &Rc<Worker>, port: PortId, stream: TcpStream, peer: SocketAddr) {
+fn start(worker: &Rc<Worker>, arrived: Arrived, stream: TcpStream) {
+    let peer = arrived.peer;
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "connection gone before it was served");
         return;
@@ -144,7 +189,7 @@ fn start(worker: &Rc<Worker>, port: PortId, stream: TcpStream, peer: SocketAddr)
     spawn_local(async move {
         let _load = load;
         worker.clock.read();
-        if let Err(error) = serve::connection(&worker, port, stream, peer).await {
+        if let Err(error) = serve::connection(&worker, arrived, stream).await {
             tracing::debug!(%peer, %error, "connection ended");
         }
     });

@@ -53,6 +53,16 @@ pub trait Admin: Send + Sync + 'static {
         Value::Array(Vec::new())
     }
 
+    /// Verdicts of the kernel as they are made: those after number `after`, oldest first.
+    fn flows(&self, _after: u64) -> Value {
+        Value::Array(Vec::new())
+    }
+
+    /// The kernel programs: whether they run, where, how full their maps are.
+    fn ebpf(&self) -> Value {
+        serde_json::json!({ "enabled": false })
+    }
+
     /// Per worker: connections, requests in flight.
     fn tasks(&self) -> Value {
         Value::Array(Vec::new())

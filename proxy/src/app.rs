@@ -6,7 +6,9 @@
 pub mod admin;
 mod bind;
 mod metrics;
-pub mod signals;
+mod signals;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 pub use bind::hint as bind_hint;
@@ -30,6 +32,7 @@ use weft_model::Config;
 use crate::{
     endpoint::InFlight,
     identity::{Identities, IdentityError},
+    kernel::Kernel,
     layer::shed::{self, Shed},
     options::Options,
     snapshot::{
@@ -74,6 +77,14 @@ pub enum StartError {
     /// No thread or runtime for a worker.
     #[error("cannot start a worker: {0}")]
     Worker(io::Error),
+    /// A port for captured connections cannot be had.
+    #[error("cannot listen for captured connections on {address}: {source}{}", bind::hint(.source))]
+    Bind {
+        /// The port.
+        address: SocketAddr,
+        /// What the kernel says.
+        source: io::Error,
+    },
 }
 
 /// A running node.
@@ -83,6 +94,7 @@ pub struct App {
     threads: Vec<JoinHandle<()>>,
     /// Ports that are bound.
     ports: BTreeMap<PortId, ()>,
+    captured: Vec<SocketAddr>,
     config: Arc<Config>,
     revision: u64,
     watch: watch::Watch,
@@ -105,12 +117,14 @@ pub struct State {
 }
 
 impl App {
-    /// Starts the workers, without any port yet.
+    /// Starts the workers, without any port of a configuration yet. With a `kernel`, captured connections are listened for
+    /// from now on.
     ///
     /// # Errors
-    /// When a thread cannot be made.
-    pub fn start(options: Options) -> Result<Self, StartError> {
+    /// When a thread cannot be made, or when a port for captured connections is not to be had.
+    pub fn start(options: Options, kernel: Option<Arc<dyn Kernel>>) -> Result<Self, StartError> {
         let workers = options.workers.max(1);
+        let listening = if kernel.is_some() { bind::captured(&options.captured, workers)? } else { Vec::new() };
         let telemetry = Arc::new(Telemetry::new(&options.node, Environment::read(), std::io::stdout()));
         let shared = Arc::new(Shared {
             snapshot: ArcSwap::from_pointee(Snapshot::empty()),
@@ -119,12 +133,16 @@ impl App {
             requests: (0..workers).map(|_| InFlight::default()).collect(),
             telemetry: telemetry.clone(),
             shed: Shed::new(workers),
+            kernel,
             options,
         });
         metrics::show(&shared);
         tokio::spawn(every(TIDY, Arc::downgrade(&shared), tidy));
         tokio::spawn(every(TICK, Arc::downgrade(&shared), tick));
         tokio::spawn(shed::watch(Arc::downgrade(&shared)));
+        if let Some(kernel) = &shared.kernel {
+            tokio::spawn(signals::watch(Arc::downgrade(&shared), kernel.clone()));
+        }
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
         let mut threads = Vec::with_capacity(workers);
         for (id, commands) in receivers.into_iter().enumerate() {
@@ -135,6 +153,13 @@ impl App {
                 }
             });
             threads.push(thread.map_err(StartError::Worker)?);
+        }
+        let mut captured = Vec::with_capacity(listening.len());
+        for (address, sockets) in listening {
+            captured.push(address);
+            for (worker, socket) in senders.iter().zip(sockets) {
+                let _ = worker.send(Command::Capture(address, socket));
+            }
         }
         let state = Arc::new(State {
             reload_failures: AtomicU64::new(0),
@@ -147,6 +172,7 @@ impl App {
             workers: senders,
             threads,
             ports: BTreeMap::new(),
+            captured,
             config: Arc::default(),
             revision: 0,
             watch: watch::Watch::new(tokio::runtime::Handle::current()),
@@ -291,6 +317,12 @@ impl App {
     /// Ports that are bound.
     pub fn ports(&self) -> impl Iterator<Item = PortId> {
         self.ports.keys().copied()
+    }
+
+    /// Where captured connections are listened for: those of [`Options::captured`] that this host could give; none without
+    /// a kernel program.
+    pub fn captured(&self) -> &[SocketAddr] {
+        &self.captured
     }
 
     /// Requests in flight and open connections, over all workers.

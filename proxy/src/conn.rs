@@ -2,17 +2,22 @@
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
+    future::poll_fn,
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
-    task::{Context, Waker},
+    task::{Context, Poll, Waker},
     time::Instant,
 };
 
 use http::HeaderValue;
 
 use crate::{
-    accept::guard::{Deadlines, GuardHandle, Overdue},
+    accept::{
+        Arrived,
+        captured::Captured,
+        guard::{Deadlines, GuardHandle, Overdue},
+    },
     error::Reason,
     options::Limits,
     snapshot::PortId,
@@ -35,6 +40,8 @@ pub struct Conn {
     pub local: SocketAddr,
     /// Whether TLS ended here, and the server name that the client asked for.
     pub tls: Option<Tls>,
+    /// What the kernel knows of it, if it was captured.
+    pub captured: Option<Box<Captured>>,
     /// The client's address as `x-forwarded-for` wants it.
     pub forwarded_for: HeaderValue,
     /// Whether the client's own forwarding headers count.
@@ -51,6 +58,8 @@ pub struct Conn {
     pub moved: Cell<Instant>,
     /// Not yet known which protocol the client speaks.
     pub detecting: Cell<bool>,
+    /// It may well be silent for long: whoever serves it watches over it.
+    pub patient: Cell<bool>,
     /// HTTP/1.1: what the connection becomes once the response at hand has been sent.
     pub tunnel: RefCell<Option<Tunnel>>,
     order: Cell<Order>,
@@ -79,7 +88,8 @@ pub enum Order {
 
 impl Conn {
     /// A connection that was just accepted.
-    pub fn new(worker: Rc<Worker>, port: PortId, peer: SocketAddr, local: SocketAddr, tls: Option<Tls>) -> Self {
+    pub fn new(worker: Rc<Worker>, arrived: Arrived, local: SocketAddr, tls: Option<Tls>) -> Self {
+        let Arrived { port, peer, captured } = arrived;
         let ip = peer.ip().to_canonical();
         let forwarded_for = HeaderValue::try_from(ip.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
         let trusted = worker.shared.options.trusts(ip);
@@ -90,6 +100,7 @@ impl Conn {
             peer: SocketAddr::new(ip, peer.port()),
             local,
             tls,
+            captured,
             forwarded_for,
             trusted,
             guard: OnceCell::new(),
@@ -98,6 +109,7 @@ impl Conn {
             waiting: Cell::new(0),
             moved,
             detecting: Cell::new(true),
+            patient: Cell::new(false),
             tunnel: RefCell::new(None),
             order: Cell::new(Order::None),
             waker: RefCell::new(None),
@@ -112,6 +124,15 @@ impl Conn {
     /// Something moved.
     pub fn touch(&self) {
         self.moved.set(self.worker.clock.now());
+    }
+
+    /// Resolves when the connection has to be closed, provided that nobody waits for anything on it.
+    pub async fn ended(&self) {
+        poll_fn(|cx| match self.order(cx) {
+            Order::None | Order::Drain => Poll::Pending,
+            Order::Finish | Order::Close => Poll::Ready(()),
+        })
+        .await;
     }
 
     /// The order in force; the task of the connection is woken when it changes.
@@ -131,6 +152,9 @@ impl Conn {
 
     /// Ends the connection if it is past one of its deadlines.
     fn sweep(&self, now: Instant, limits: &Limits) {
+        if self.patient.get() {
+            return;
+        }
         let quiet = |since: Instant| now.saturating_duration_since(since);
         if self.detecting.get() {
             // From accept on, these bytes belong to the first head.

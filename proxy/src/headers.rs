@@ -188,9 +188,19 @@ fn count_hops(headers: &HeaderMap) -> Result<u8, Refusal> {
     }
 }
 
-/// `x-forwarded-for`, `-proto` and `-host`: extended when the peer is trusted, replaced otherwise.
+/// `x-forwarded-for`, `-proto` and `-host`: extended when the peer is trusted, replaced otherwise; left alone on captured
+/// connections.
 fn forward(headers: &mut HeaderMap, seen: Seen, host: Option<HeaderValue>, conn: &Conn) {
     let proto = HeaderValue::from_static(conn.scheme());
+    if conn.captured.is_some() {
+        // The client is an application of this node, which has asked for the service itself: what it says of its own clients
+        // reaches the service as it would without Weft, and loopback is nobody's address.
+        headers.entry(&FORWARDED_PROTO).or_insert(proto);
+        if let Some(host) = host {
+            headers.entry(&FORWARDED_HOST).or_insert(host);
+        }
+        return;
+    }
     if seen.forwarded && conn.trusted {
         let before =
             headers.get_all(&FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b", "[..]);

@@ -1,5 +1,6 @@
 //! The steps of the pipeline, one file each.
 
+pub mod access;
 pub mod fault;
 pub mod hedge;
 pub mod mirror;

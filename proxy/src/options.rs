@@ -1,10 +1,13 @@
 //! How a node is started: what comes from the command line rather than from the configuration.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
     time::Duration,
 };
+
+/// Port of captured connections, unless somebody says otherwise.
+const CAPTURED_PORT: u16 = 15001;
 
 /// Options of a node.
 #[derive(Debug, Clone)]
@@ -29,6 +32,8 @@ pub struct Options {
     pub latency_budget: Option<Duration>,
     /// Peers whose `x-forwarded-*` headers are believed and extended, as prefixes; others' are replaced.
     pub trusted: Vec<(IpAddr, u8)>,
+    /// Where the kernel leads captured connections; listened on only if there is a kernel program.
+    pub captured: Vec<SocketAddr>,
 }
 
 impl Default for Options {
@@ -44,6 +49,10 @@ impl Default for Options {
             max_memory: None,
             latency_budget: None,
             trusted: Vec::new(),
+            captured: vec![
+                SocketAddr::from((Ipv4Addr::LOCALHOST, CAPTURED_PORT)),
+                SocketAddr::from((Ipv6Addr::LOCALHOST, CAPTURED_PORT)),
+            ],
         }
     }
 }
@@ -56,7 +65,8 @@ impl Options {
     }
 }
 
-fn contains(prefix: IpAddr, bits: u8, address: IpAddr) -> bool {
+/// Whether the first `bits` bits of `address` are those of `prefix`.
+pub(crate) fn contains(prefix: IpAddr, bits: u8, address: IpAddr) -> bool {
     match (prefix, address) {
         (IpAddr::V4(prefix), IpAddr::V4(address)) => {
             let shift = 32u32.saturating_sub(u32::from(bits));

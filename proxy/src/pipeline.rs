@@ -16,7 +16,7 @@ use crate::{
     exchange::Exchange,
     forward::{Prepared, forward},
     headers::{self, Seen},
-    layer::{mirror, ratelimit, target},
+    layer::{access, mirror, ratelimit, target},
     reply::{self, Answer, Manner},
     snapshot::{Rule, Target, Upstream},
     upgrade::Client,
@@ -86,6 +86,7 @@ fn prepare(
     let (position, target) = picked.ok_or_else(|| nowhere("the rule has no backend with a weight"))?;
     exchange.targeted(position, target);
     let upstream = target.upstream.as_ref().ok_or_else(|| nowhere("the service or its port does not exist"))?;
+    access::check(&upstream.service, conn.peer.ip(), conn.captured.as_deref())?;
     worker.shared.shed.check(request.headers(), upstream.policy.priority)?;
     if let Some(limits) = &target.limits {
         ratelimit::charge(limits, &upstream.service.circuit, exchange, request.headers(), asked.path())?;

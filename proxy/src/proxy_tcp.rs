@@ -1,14 +1,20 @@
-//! TCP listeners: a connection in, a connection out.
+//! TCP listeners, and captured connections that carry no HTTP: a connection in, a connection out.
 
 use std::{io, net::SocketAddr, rc::Rc, time::Duration};
 
-use tokio::{io::Interest, net::TcpStream};
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest},
+    net::TcpStream,
+};
 
 use crate::{
+    accept::{Arrived, captured::Captured, rewind::Rewind},
     balance::Pick,
     endpoint::Ticket,
+    layer::access,
     resilience::outcome::{Failure, Outcome},
-    snapshot::{PortId, PortKind, Target, Upstream},
+    snapshot::{PortId, PortKind, Target, TcpTarget, Upstream},
     telemetry::metrics::{ConnectionSide, ConnectionState},
     tunnel,
     upstream::{connect, obtain},
@@ -21,28 +27,64 @@ const PICKS: usize = 3;
 /// Passes bytes between a client and an endpoint of the TCPRoute's backends.
 ///
 /// # Errors
-/// When no endpoint can be reached, or when either side fails.
-pub async fn connection(worker: &Rc<Worker>, port: PortId, client: TcpStream, peer: SocketAddr) -> io::Result<()> {
+/// When either side fails.
+pub async fn connection(worker: &Rc<Worker>, arrived: Arrived, client: TcpStream) -> io::Result<()> {
+    let Arrived { port, peer, captured } = arrived;
     let _counted = worker.telemetry.metrics.connection(ConnectionSide::Downstream, ConnectionState::Active);
     let snapshot = worker.snapshot();
-    let Some(PortKind::Tcp(Some(route))) = snapshot.port(port).map(|port| &port.kind) else {
+    let Some(PortKind::Tcp(Some(route))) = snapshot.port(port) else {
         tracing::info!(%peer, %port, "connection closed: no TCPRoute is attached to this listener");
         return Ok(());
     };
-    let refused = |detail: String| {
-        tracing::info!(%peer, %port, route = &*route.route, detail, "connection closed");
-        Ok(())
-    };
-    let Some(target) = route.backends.pick(worker.random()) else {
-        return refused("the route has no backend with a weight".into());
-    };
-    let Some(upstream) = target.upstream.as_ref() else {
-        return refused(format!("service {} or its port does not exist", target.service));
-    };
-    match open(worker, upstream, &client, peer).await {
-        Ok((io, ticket)) => pass(worker, target, client, io, ticket).await,
-        Err(detail) => refused(detail),
+    match reach(worker, route, &client, peer, captured.as_deref()).await {
+        Ok(reached) => pass(worker, reached, client, Bytes::new()).await,
+        Err(detail) => {
+            refused(route, port, peer, &detail);
+            Ok(())
+        }
     }
+}
+
+/// Says why a client is let down.
+pub fn refused(route: &TcpTarget, port: PortId, peer: SocketAddr, detail: &str) {
+    tracing::info!(%peer, %port, route = &*route.route, detail, "connection closed");
+}
+
+/// A connection to an endpoint for a client.
+#[derive(Debug)]
+pub struct Reached<'r> {
+    /// The endpoint's side.
+    pub io: connect::Io,
+    /// The backend that was chosen.
+    pub target: &'r Target,
+    ticket: Ticket,
+}
+
+impl Reached<'_> {
+    /// It turns out that it is not needed: nothing has been sent to the endpoint.
+    pub fn unneeded(self) {
+        self.ticket.unsent();
+    }
+}
+
+/// Opens a connection to an endpoint of one of the backends.
+///
+/// # Errors
+/// Why the client cannot be served, for a log.
+pub async fn reach<'r>(
+    worker: &Worker,
+    route: &'r TcpTarget,
+    client: &TcpStream,
+    peer: SocketAddr,
+    captured: Option<&Captured>,
+) -> Result<Reached<'r>, String> {
+    let picked = route.backends.pick(worker.random());
+    let target = picked.ok_or("the route has no backend with a weight")?;
+    let upstream = target.upstream.as_ref();
+    let upstream = upstream.ok_or_else(|| format!("service {} or its port does not exist", target.service))?;
+    access::check(&upstream.service, peer.ip(), captured).map_err(|refusal| refusal.to_string())?;
+    let (io, ticket) = open(worker, upstream, client, peer).await?;
+    Ok(Reached { io, target, ticket })
 }
 
 async fn open(
@@ -63,6 +105,7 @@ async fn open(
             Ok(()) => {}
         }
         let place = tokio::select! {
+            biased;
             place = obtain::place(worker, upstream) => place.map_err(|refusal| refusal.to_string())?,
             () = gone(client) => return Err("the client went away while it waited for a connection".into()),
         };
@@ -74,7 +117,7 @@ async fn open(
             _ => break,
         };
         let mut ticket = Ticket::new(endpoint.clone(), probe);
-        let connected = connect::connect(upstream, &endpoint, place).await;
+        let connected = connect::connect(worker.shared.kernel.as_deref(), upstream, &endpoint, place).await;
         let done = worker.clock.read();
         let took = done.saturating_duration_since(now);
         // All that is known of a service that speaks no HTTP: whether it takes connections, and how fast.
@@ -101,14 +144,18 @@ async fn gone(client: &TcpStream) {
     let _ = client.ready(Interest::ERROR).await;
 }
 
-async fn pass(
+/// Passes bytes until both directions have ended; `said` is what the endpoint has said already.
+///
+/// # Errors
+/// When either side fails.
+pub async fn pass(
     worker: &Rc<Worker>,
-    target: &Target,
-    client: TcpStream,
-    server: connect::Io,
-    _ticket: Ticket,
+    reached: Reached<'_>,
+    client: impl AsyncRead + AsyncWrite + Unpin,
+    said: Bytes,
 ) -> io::Result<()> {
+    let Reached { io, target, ticket: _ticket } = reached;
     let _held = worker.telemetry.metrics.in_flight(&target.slot);
     let idle = target.deadlines.idle.unwrap_or(Duration::ZERO);
-    tunnel::run(client, server, idle, &worker.wheel).await.map(drop)
+    tunnel::run(client, Rewind::new(io, said), idle, &worker.wheel).await.map(drop)
 }

@@ -203,6 +203,7 @@ impl Record {
             client: Some(SocketAddr::new(conn.peer.ip(), conn.peer.port())),
             user_agent: texts.and_then(|texts| texts.user_agent.as_ref()),
             request_id: texts.and_then(|texts| texts.request_id.as_ref()),
+            workload: conn.captured.as_ref().and_then(|captured| captured.workload.as_ref()),
             trace: &self.trace,
             attempts: &self.attempts,
         });

@@ -1,9 +1,10 @@
 //! One client connection: TLS if the port asks for it, HTTP/1.1 or HTTP/2 by a bounded look at the first bytes, then
 //! hyper, request by request.
 
+mod unknown;
+
 use std::{
     future::{Future, poll_fn},
-    net::SocketAddr,
     pin::{Pin, pin},
     rc::Rc,
     task::Poll,
@@ -24,6 +25,7 @@ use tokio::{
 
 use crate::{
     accept::{
+        Arrived,
         detect::{Detected, detect},
         guard::{Guard, Limits as GuardLimits, Phase, Violation},
         rewind::Rewind,
@@ -31,7 +33,7 @@ use crate::{
     conn::{Conn, Order, Tls},
     identity::handshake::Alpn,
     pipeline, proxy_tcp,
-    snapshot::{PortId, PortKind},
+    snapshot::{PortKind, VirtualPort},
     telemetry::{
         Finished,
         context::Trace,
@@ -55,25 +57,29 @@ const LINGER: (Duration, usize) = (Duration::from_secs(1), 256 * 1024);
 /// What ended it early; for the log only.
 pub async fn connection(
     worker: &Rc<Worker>,
-    port: PortId,
+    arrived: Arrived,
     stream: TcpStream,
-    peer: SocketAddr,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let snapshot = worker.snapshot();
     let local = stream.local_addr()?;
-    let identity = match snapshot.port(port).map(|port| &port.kind) {
+    let identity = match snapshot.port(arrived.port) {
         None => return Ok(()),
-        Some(PortKind::Tcp(_)) => return Ok(Box::pin(proxy_tcp::connection(worker, port, stream, peer)).await?),
+        Some(PortKind::Tcp(_)) => return Ok(Box::pin(proxy_tcp::connection(worker, arrived, stream)).await?),
         Some(PortKind::Http { tls, .. }) => tls.clone(),
     };
+    let declared = |port: &VirtualPort| port.unknown.is_none();
+    let known = arrived.captured.is_none() || snapshot.virtual_port(arrived.port).is_none_or(declared);
     drop(snapshot);
     let Some(identity) = identity else {
-        let conn = Rc::new(Conn::new(worker.clone(), port, peer, local, None));
+        let conn = Rc::new(Conn::new(worker.clone(), arrived, local, None));
+        if !known {
+            return Box::pin(unknown::connection(conn, stream)).await;
+        }
         return Box::pin(http(conn, stream, None)).await;
     };
     let handshake = Box::pin(worker.handshakes.accept(stream, identity.server_config())).await?;
     let tls = Tls { server_name: handshake.sni.clone() };
-    let conn = Rc::new(Conn::new(worker.clone(), port, peer, local, Some(tls)));
+    let conn = Rc::new(Conn::new(worker.clone(), arrived, local, Some(tls)));
     Box::pin(http(conn, handshake.stream, Some(handshake.alpn))).await
 }
 
@@ -89,19 +95,27 @@ where
         Some(Alpn::Http2) => Detected::Http2,
         Some(Alpn::Http1) => Detected::Http1,
         Some(Alpn::None) | None => {
-            let looking = detect(&mut io, &mut first);
-            let mut looking = pin!(looking);
             // The sweeper closes a connection on which nothing arrives.
-            let detected = poll_fn(|cx| match conn.order(cx) {
-                Order::None | Order::Drain => looking.as_mut().poll(cx).map(Some),
-                Order::Finish | Order::Close => Poll::Ready(None),
-            });
-            match detected.await {
-                Some(detected) => detected?,
-                None => return Ok(()),
+            tokio::select! {
+                biased;
+                () = conn.ended() => return Ok(()),
+                detected = detect(&mut io, &mut first) => detected?,
             }
         }
     };
+    speak(conn.clone(), io, first, protocol).await
+}
+
+/// Serves a connection whose protocol is known; `first` are the bytes that have been read.
+async fn speak<IO>(
+    conn: Rc<Conn>,
+    io: IO,
+    first: BytesMut,
+    protocol: Detected,
+) -> Result<(), Box<dyn std::error::Error>>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+{
     conn.detecting.set(false);
     match protocol {
         Detected::Closed => Ok(()),
@@ -191,6 +205,7 @@ fn refused(conn: &Conn, violation: Violation, since: Instant) {
         client: Some(conn.peer),
         user_agent: None,
         request_id: None,
+        workload: conn.captured.as_ref().and_then(|captured| captured.workload.as_ref()),
         trace: &Trace::OFF,
         attempts: &[],
     });

@@ -27,7 +27,7 @@ use crate::{
     balance::{Balancer, EndpointSet},
     endpoint::{Endpoint, InFlight},
     identity::{client::ClientTls, server::ServerIdentity},
-    layer::{fault::Fault, hedge::Plan},
+    layer::{access::Access, fault::Fault, hedge::Plan},
     resilience::{
         budget::SharedBudget,
         circuit::Circuit,
@@ -58,6 +58,11 @@ pub struct Snapshot {
     pub config: Arc<Config>,
     /// Sorted by id.
     pub ports: Vec<Port>,
+    /// What captured connections ask for, by the address that they were made to. All addresses of a service's port share
+    /// one value.
+    pub virtual_ports: foldhash::HashMap<PortId, Arc<VirtualPort>>,
+    /// SPIFFE ids of workloads, by the workload's name.
+    pub identities: HashMap<Arc<str>, Arc<str>>,
     /// Rules of all HTTP routes; route tables hold indexes into it.
     pub rules: Vec<Rule>,
     /// By service and port.
@@ -78,6 +83,8 @@ impl Snapshot {
             revision: 0,
             config: Arc::default(),
             ports: Vec::new(),
+            virtual_ports: foldhash::HashMap::default(),
+            identities: HashMap::new(),
             rules: Vec::new(),
             services: HashMap::new(),
             upstreams: HashMap::new(),
@@ -124,12 +131,20 @@ impl Snapshot {
         views.min().unwrap_or(CircuitView::Steady)
     }
 
-    /// The port with this id. There are few, so a linear search beats hashing.
-    pub fn port(&self, id: PortId) -> Option<&Port> {
-        self.ports.iter().find(|port| port.id == id)
+    /// What the port with this id serves, be it bound or virtual. There are few bound ones, so a linear search beats
+    /// hashing.
+    pub fn port(&self, id: PortId) -> Option<&PortKind> {
+        let bound = self.ports.iter().find(|port| port.id == id).map(|port| &port.kind);
+        bound.or_else(|| self.virtual_port(id).map(|port| &port.kind))
     }
 
-    /// What [`Self::rules`] were written as, one by one: route, number of the rule in it, rule.
+    /// What connections get that were made to this address and captured.
+    pub fn virtual_port(&self, id: PortId) -> Option<&VirtualPort> {
+        self.virtual_ports.get(&id).map(Arc::as_ref)
+    }
+
+    /// What [`Self::rules`] were written as, one by one: route, number of the rule in it, rule. The rules that nobody wrote
+    /// come after them, see [`VirtualPort::implicit`].
     pub fn written(&self) -> impl Iterator<Item = (&HttpRoute, usize, &HttpRule)> {
         let routes = self.config.http_routes.iter();
         routes.flat_map(|route| route.rules.iter().enumerate().map(move |(number, rule)| (route, number, rule)))
@@ -155,6 +170,31 @@ pub struct Port {
     pub kind: PortKind,
 }
 
+/// A port of a service whose connections are captured, as if Weft listened on the service's addresses.
+#[derive(Debug)]
+pub struct VirtualPort {
+    /// The service.
+    pub service: Key,
+    /// What its connections get.
+    pub kind: PortKind,
+    /// The rule that sends everything to the service itself, if no route is bound to it.
+    pub implicit: Option<u32>,
+    /// Where connections go that turn out to carry something else than HTTP; `None` where the configuration says what they
+    /// carry.
+    pub unknown: Option<TcpTarget>,
+}
+
+impl VirtualPort {
+    /// For people: `HTTP`, `TCP`, or `unknown` where whoever speaks first tells.
+    pub const fn protocol(&self) -> &'static str {
+        match (&self.kind, &self.unknown) {
+            (PortKind::Tcp(_), _) => "TCP",
+            (PortKind::Http { .. }, None) => "HTTP",
+            (PortKind::Http { .. }, Some(_)) => "unknown",
+        }
+    }
+}
+
 /// What a port serves.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "there are a handful of ports")]
@@ -173,7 +213,7 @@ pub enum PortKind {
 /// Where the connections of a TCP listener go.
 #[derive(Debug)]
 pub struct TcpTarget {
-    /// Name of the TCPRoute.
+    /// Name of the TCPRoute, or of the service if there is none.
     pub route: Arc<str>,
     /// Weighted.
     pub backends: Weighted<Target>,
@@ -360,6 +400,8 @@ pub struct Service {
     by_address: HashMap<SocketAddr, Arc<Endpoint>>,
     /// TLS to the endpoints.
     tls: Option<Arc<ClientTls>>,
+    /// Who may come here, if AccessPolicies say something about it.
+    pub access: Option<Arc<Access>>,
 }
 
 impl Service {

@@ -197,6 +197,8 @@ pub struct Finished<'a> {
     pub user_agent: Option<&'a HeaderValue>,
     /// `x-request-id`, sent or made.
     pub request_id: Option<&'a HeaderValue>,
+    /// Whose process asked, if the connection was captured and that is known.
+    pub workload: Option<&'a Arc<str>>,
     /// From [`Worker::begin`].
     pub trace: &'a Trace,
     /// In order; empty when nothing was sent upstream.

@@ -21,6 +21,7 @@ use crate::{
     conn::Connections,
     endpoint::InFlight,
     identity::handshake::Handshakes,
+    kernel::Kernel,
     layer::shed::{self, Shed},
     options::Options,
     snapshot::Snapshot,
@@ -53,6 +54,8 @@ pub struct Shared {
     pub telemetry: Arc<telemetry::Telemetry>,
     /// Which requests are refused under pressure.
     pub shed: Shed,
+    /// The kernel programs, if there are any.
+    pub kernel: Option<Arc<dyn Kernel>>,
 }
 
 impl Shared {
@@ -70,8 +73,10 @@ pub enum Command {
     Listen(crate::snapshot::PortId, std::net::TcpListener),
     /// Stop accepting there.
     Unlisten(crate::snapshot::PortId),
+    /// Accept captured connections on this socket.
+    Capture(std::net::SocketAddr, std::net::TcpListener),
     /// A connection that another worker accepted.
-    Adopt(crate::snapshot::PortId, std::net::TcpStream, std::net::SocketAddr),
+    Adopt(accept::Arrived, std::net::TcpStream),
     /// Stop accepting everywhere; connections end after their next response.
     Drain,
     /// Close what is idle, now that clients have had time to notice.

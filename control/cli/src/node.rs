@@ -56,7 +56,7 @@ async fn serve(options: Options, paths: Vec<PathBuf>, started: impl FnOnce()) ->
         Some(address) => Some(listen(address).await?),
         None => None,
     };
-    let mut app = App::start(options).map_err(|error| refused(error.to_string()))?;
+    let mut app = App::start(options, None).map_err(|error| refused(error.to_string()))?;
     app.apply(Arc::new(checked.config)).await.map_err(|error| {
         // A port is a matter of this host; everything else is written in the files.
         let exit = if matches!(error, ApplyError::Bind { .. }) { Exit::Failed } else { Exit::Invalid };

@@ -8,6 +8,9 @@ use std::{fmt, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 pub use crate::policy::*;
 
+/// What SPIFFE ids of this mesh begin with, after `spiffe://`.
+pub const TRUST_DOMAIN: &str = "mesh.local";
+
 /// Namespace and name of an object. `default` is the namespace of a document that names none.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 pub struct Key {
@@ -365,6 +368,17 @@ pub struct Service {
     pub endpoints: Vec<Endpoint>,
 }
 
+impl Service {
+    /// Whether captured connections to this port go through the proxy, and not directly to an endpoint.
+    pub fn is_proxied(&self, port: &ServicePort) -> bool {
+        match self.mode {
+            ServiceMode::Auto => port.protocol != AppProtocol::Tcp,
+            ServiceMode::Proxy => true,
+            ServiceMode::Direct => false,
+        }
+    }
+}
+
 /// `Service.spec.mode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub enum ServiceMode {
@@ -385,6 +399,9 @@ pub struct ServicePort {
     pub port: u16,
     /// What the endpoints speak.
     pub protocol: AppProtocol,
+    /// `appProtocol` was written. Where it was not, `protocol` is a guess: what a captured connection carries is known
+    /// once somebody has said something on it.
+    pub declared: bool,
 }
 
 /// What an endpoint speaks.
@@ -570,6 +587,14 @@ pub struct Workload {
     pub cgroup: Arc<str>,
     /// Last part of its SPIFFE id.
     pub service_account: Option<Arc<str>>,
+}
+
+impl Workload {
+    /// Its SPIFFE id, if it has a service account.
+    pub fn identity(&self) -> Option<String> {
+        let account = self.service_account.as_ref()?;
+        Some(format!("spiffe://{TRUST_DOMAIN}/ns/{}/sa/{account}", self.key.namespace))
+    }
 }
 
 /// Tracing and access log.

@@ -10,17 +10,7 @@ use crate::{
 };
 
 /// Kind, path (`[]` for the entries of a list, `=value` at the end for one value only, empty for the whole kind), note.
-pub const NOT_YET: &[(&str, &str, &str)] = &[
-    ("TrafficPolicy", "spec.circuitBreaker.kernelSignals", "breakers go by the outcome of requests alone"),
-    ("HTTPRoute", "spec.parentRefs[].kind=Service", "captured connections are not routed"),
-    ("GRPCRoute", "spec.parentRefs[].kind=Service", "captured connections are not routed"),
-    ("TCPRoute", "spec.parentRefs[].kind=Service", "captured connections are not routed"),
-    ("Service", "spec.clusterIPs", "connections to these addresses are not captured"),
-    ("Service", "spec.mode", "connections are not captured"),
-    ("Service", "spec.failOpen", "connections are not captured"),
-    ("Workload", "", "workloads are not told apart"),
-    ("AccessPolicy", "", "nobody is refused"),
-];
+pub const NOT_YET: &[(&str, &str, &str)] = &[];
 
 /// Warns of every field of a document that has no effect yet.
 pub(crate) fn warn(kind: Kind, document: &Node, source: &Arc<Source>, warnings: &Sink) {

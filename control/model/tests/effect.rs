@@ -112,3 +112,48 @@ fn what_needs_requests_has_no_effect_on_tcp() {
     let on_both = policy("p", &[("Service", "db"), ("Service", "cart")], "retry: {}");
     assert_eq!(warnings(&[tcp, route("HTTPRoute", "h", "cart", 80), on_both]), none, "requests of the other");
 }
+
+#[test]
+fn a_route_of_connections_that_nobody_captures_is_told() {
+    // Specification of the service, kind of the route, port of the parent, what is told and what to do.
+    let ips = "clusterIPs: [10.96.0.10]";
+    let table = [
+        ("ports: [{port: 80}]", "HTTPRoute", "", "Service cart has no clusterIPs", "add clusterIPs"),
+        ("IPS, ports: [{port: 80}]", "HTTPRoute", "", "", ""),
+        ("IPS, ports: [{port: 80}]", "TCPRoute", "", "", ""),
+        ("IPS, mode: Direct, ports: [{port: 80}]", "HTTPRoute", "", "go directly to its endpoints", "mode: Proxy"),
+        ("IPS, ports: [{port: 80, appProtocol: tcp}]", "HTTPRoute", "", "go directly", "set appProtocol: http"),
+        ("IPS, ports: [{port: 80, appProtocol: tcp}]", "TCPRoute", "", "go directly", "set mode: Proxy"),
+        ("IPS, mode: Proxy, ports: [{port: 80, appProtocol: tcp}]", "TCPRoute", "", "", ""),
+        ("IPS, mode: Proxy, ports: [{port: 80, appProtocol: tcp}]", "HTTPRoute", "", "passed on as TCP", "http"),
+        ("IPS, ports: [{port: 80, appProtocol: http}]", "TCPRoute", "", "speaks HTTP", "use an HTTPRoute"),
+        ("IPS, ports: [{name: a, port: 80}, {name: b, port: 81, appProtocol: tcp}]", "HTTPRoute", "", "", ""),
+        (
+            "IPS, ports: [{name: a, port: 80}, {name: b, port: 81, appProtocol: tcp}]",
+            "HTTPRoute",
+            ", port: 81",
+            "go directly",
+            "http",
+        ),
+    ];
+    for (spec, kind, port, told, hint) in table {
+        let version = if kind == "TCPRoute" { "v1alpha2" } else { "v1" };
+        let text = format!(
+            "apiVersion: weft.dev/v1alpha1\nkind: Service\nmetadata: {{name: cart}}\nspec: {{{}}}\n---\n\
+             apiVersion: gateway.networking.k8s.io/{version}\nkind: {kind}\nmetadata: {{name: r}}\n\
+             spec:\n  parentRefs: [{{group: weft.dev, kind: Service, name: cart{port}}}]\n  \
+             rules: [{{backendRefs: [{{name: cart, port: 80}}]}}]\n",
+            spec.replace("IPS", ips)
+        );
+        let checked = load_str("test.yaml", &text, Options::default()).unwrap_or_else(|problems| panic!("{problems}"));
+        match checked.warnings.as_slice() {
+            [] => assert_eq!(told, "", "{spec} {kind}"),
+            [one] => {
+                assert!(!told.is_empty() && one.message.contains(told), "{spec} {kind}: {one}");
+                assert!(one.hint.as_ref().unwrap().contains(hint), "{spec} {kind}: {one}");
+                assert_eq!(one.line, 10, "{one}");
+            }
+            more => panic!("{spec} {kind}: {more:?}"),
+        }
+    }
+}

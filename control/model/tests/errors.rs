@@ -747,7 +747,8 @@ fn a_limit_by_identity_admits_everybody_so_far() {
         let checked = load_str("test.yaml", &text, Options { require_refs: false }).unwrap();
         let found: Vec<_> =
             checked.warnings.iter().map(|warning| (warning.code, warning.line, warning.message.as_str())).collect();
-        let message = "no listener knows client identities yet: this limit admits everybody";
+        let message = "only captured connections of a Workload with a serviceAccount have an identity: this limit \
+                       admits everybody else";
         assert_eq!(found, if warned { vec![("no-identity", 7, message)] } else { Vec::new() }, "{key}");
     }
 }

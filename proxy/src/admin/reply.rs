@@ -29,6 +29,8 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("/explain", "GET", "what would happen to a request: ?method=&url=&header=name:value&client="),
     ("/traces", "GET", "recent traces: ?min_ms=&status=&route="),
     ("/connections", "GET", "captured connections with their verdicts"),
+    ("/flows", "GET", "verdicts of the kernel as they are made: ?after=NUMBER"),
+    ("/ebpf", "GET", "kernel programs, where they are attached, how full their maps are"),
     ("/drain", "POST", "stop accepting, finish what is in flight"),
     ("/debug/tasks", "GET", "connections and requests per worker"),
     ("/debug/heap", "GET", "memory of the process"),
@@ -164,6 +166,11 @@ where
             Err(problem) => text(StatusCode::BAD_REQUEST, problem + "\n"),
         },
         "/connections" => json(&admin.connections()),
+        "/flows" => match after(parts.uri.query().unwrap_or_default()) {
+            Ok(after) => json(&admin.flows(after)),
+            Err(problem) => text(StatusCode::BAD_REQUEST, problem + "\n"),
+        },
+        "/ebpf" => json(&admin.ebpf()),
         "/traces" => match TraceQuery::parse(parts.uri.query().unwrap_or_default()) {
             Ok(query) => json(&admin.traces(&query)),
             Err(problem) => text(StatusCode::BAD_REQUEST, problem + "\n"),
@@ -172,6 +179,20 @@ where
         "/debug/heap" => json(&heap::report()),
         _ => drain(admin, body).await,
     }
+}
+
+/// `after=NUMBER`, or everything.
+fn after(query: &str) -> Result<u64, String> {
+    let mut after = 0;
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=') {
+            Some(("after", number)) => {
+                after = number.parse().map_err(|_| format!("after={number}: expected the number of a verdict"))?;
+            }
+            _ => return Err(format!("{pair}: only after=NUMBER is known")),
+        }
+    }
+    Ok(after)
 }
 
 fn ready(admin: &dyn Admin, accept: &str) -> Reply {

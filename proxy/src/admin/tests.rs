@@ -101,7 +101,7 @@ async fn every_listed_path_answers() {
     let (status, head, listing) = ask(address, "GET /", "").await;
     assert_eq!(status, 200);
     assert!(head.contains("server: weft") && head.contains("cache-control: no-store"), "{head}");
-    assert_eq!(listing.lines().count(), 12);
+    assert_eq!(listing.lines().count(), 14);
     for line in listing.lines() {
         let (method, path) = (line.split_whitespace().next().unwrap(), line.split_whitespace().nth(1).unwrap());
         let query = if path == "/explain" { "?url=http://a/" } else { "" };

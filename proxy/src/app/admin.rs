@@ -17,7 +17,7 @@ use crate::{
     kernel::Signals,
     resilience::circuit::Event,
     resilience::limiter,
-    snapshot::Service,
+    snapshot::{Service, Snapshot},
     telemetry::access::rfc3339,
     worker::Shared,
 };
@@ -61,6 +61,7 @@ impl Admin for NodeAdmin {
             "rejected": self.state.last_error.load().as_ref().as_ref(),
             "reload_failures": self.state.reload_failures.load(Ordering::Relaxed),
             "ports": snapshot.ports.iter().map(|port| port.id.to_string()).collect::<Vec<_>>(),
+            "virtual_ports": virtual_ports(&snapshot),
             "config": serde_json::to_value(&*snapshot.config).unwrap_or_else(|error| json!(error.to_string())),
         })
     }
@@ -118,6 +119,18 @@ impl Admin for NodeAdmin {
         explain::routes::list(&self.shared.snapshot.load(), requests)
     }
 
+    fn connections(&self) -> Value {
+        self.shared.kernel.as_ref().map_or_else(|| json!([]), |kernel| kernel.connections())
+    }
+
+    fn flows(&self, after: u64) -> Value {
+        self.shared.kernel.as_ref().map_or_else(|| json!([]), |kernel| kernel.flows(after))
+    }
+
+    fn ebpf(&self) -> Value {
+        self.shared.kernel.as_ref().map_or_else(|| json!({ "enabled": false }), |kernel| kernel.status())
+    }
+
     fn tasks(&self) -> Value {
         let workers = self.shared.load.iter().zip(&self.shared.requests).enumerate();
         Value::Array(
@@ -136,6 +149,21 @@ impl Admin for NodeAdmin {
     fn drain(&self) {
         self.state.drain.send_replace(true);
     }
+}
+
+/// The addresses of services whose connections come here when they are captured.
+fn virtual_ports(snapshot: &Snapshot) -> Value {
+    let mut ports: Vec<_> = snapshot.virtual_ports.iter().collect();
+    ports.sort_by_key(|(address, _)| **address);
+    let shown = ports.into_iter().map(|(address, port)| {
+        json!({
+            "address": address.to_string(),
+            "service": port.service.to_string(),
+            "protocol": port.protocol(),
+            "routed": port.implicit.is_none(),
+        })
+    });
+    Value::Array(shown.collect())
 }
 
 fn event(event: &Event) -> Value {

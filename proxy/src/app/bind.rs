@@ -7,6 +7,8 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::StartError;
+
 /// Connections that the kernel keeps until they are accepted; cut to net.core.somaxconn.
 const BACKLOG: i32 = 4096;
 
@@ -17,10 +19,45 @@ const BACKLOG: i32 = 4096;
 /// port, each with half of the connections, is never what somebody wanted. `own` are the ports that this process has or
 /// is about to have: an overlap with one of those is no conflict.
 pub fn sockets(address: SocketAddr, count: usize, own: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
-    if !own.iter().any(|own| own.port() == address.port()) {
+    if address.port() != 0 && !own.iter().any(|own| own.port() == address.port()) {
         drop(socket(address, false)?);
     }
-    (0..count).map(|_| socket(address, true)).collect()
+    let first = socket(address, true)?;
+    let address = if address.port() == 0 { first.local_addr()? } else { address };
+    let others = (1..count).map(|_| socket(address, true));
+    std::iter::once(Ok(first)).chain(others).collect()
+}
+
+/// A port, and a socket on it for each worker.
+pub type Bound = (SocketAddr, Vec<TcpListener>);
+
+/// Opens `count` sockets on each of the addresses for captured connections. IPv6 is left out on a host that has none.
+///
+/// # Errors
+/// What the kernel says about which address.
+pub fn captured(addresses: &[SocketAddr], count: usize) -> Result<Vec<Bound>, StartError> {
+    let mut bound: Vec<Bound> = Vec::with_capacity(addresses.len());
+    for address in addresses {
+        let own: Vec<SocketAddr> = bound.iter().map(|(address, _)| *address).collect();
+        match sockets(*address, count, &own) {
+            Ok(sockets) => {
+                // Port 0 has become a port by now.
+                let address = sockets.first().and_then(|socket| socket.local_addr().ok()).unwrap_or(*address);
+                bound.push((address, sockets));
+            }
+            Err(error) if address.is_ipv6() && is_no_ipv6(&error) => {
+                tracing::debug!(%address, %error, "no IPv6 here: captured connections come over IPv4 only");
+            }
+            Err(source) => return Err(StartError::Bind { address: *address, source }),
+        }
+    }
+    Ok(bound)
+}
+
+/// The host has no IPv6, or not this address of it.
+fn is_no_ipv6(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable
+        || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
 }
 
 fn socket(address: SocketAddr, share: bool) -> io::Result<TcpListener> {

@@ -53,7 +53,7 @@ pub(super) fn refusal(case: &Case<'_>, target: &Target, upstream: &Upstream) -> 
 
 fn peek(case: &Case<'_>, limits: &RateLimits, upstream: &Upstream) -> Vec<Peek> {
     let source = source(case);
-    let key_of = |key: &Key| key_of(key, case.headers(), source.as_bytes(), case.asked.path());
+    let key_of = |key: &Key| key_of(key, case.headers(), source.as_bytes(), None, case.asked.path());
     limits.peek(key_of, upstream.service.circuit.view(case.now), case.now)
 }
 
@@ -65,6 +65,6 @@ fn source(case: &Case<'_>) -> String {
 /// What this request is counted under; `None` for everybody's budget, and for what the request lacks.
 fn value(case: &Case<'_>, key: &Key) -> Option<Vec<u8>> {
     let source = source(case);
-    let value = key_of(key, case.headers(), source.as_bytes(), case.asked.path())?;
+    let value = key_of(key, case.headers(), source.as_bytes(), None, case.asked.path())?;
     (*key != Key::SourceIp || case.question.client.is_some()).then(|| value.to_vec())
 }

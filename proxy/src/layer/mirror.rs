@@ -13,6 +13,7 @@ use crate::{
     balance::Pick,
     body::RequestBody,
     conn::Conn,
+    layer::access,
     snapshot::{Rule, Upstream},
     upstream::send::{self, Slot},
     worker::Worker,
@@ -27,7 +28,9 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 pub fn copies(conn: &Rc<Conn>, rule: &Rule, parts: &Parts, body: &mut RequestBody) {
     for mirror in &rule.mirrors {
         let chosen = conn.worker.rng.borrow_mut().u32(0..mirror.denominator) < mirror.numerator;
-        if !chosen || conn.worker.copies.get() >= MAX_COPIES {
+        let service = &mirror.upstream.service;
+        let allowed = access::check(service, conn.peer.ip(), conn.captured.as_deref()).is_ok();
+        if !chosen || !allowed || conn.worker.copies.get() >= MAX_COPIES {
             continue;
         }
         let mut request = Request::new(body.tee());

@@ -25,7 +25,8 @@ pub fn charge(
 ) -> Result<(), Refusal> {
     let source = exchange.conn.forwarded_for.as_bytes();
     let circuit = circuit.view(exchange.start);
-    let asked = limits.admit(|key| key_of(key, headers, source, path), circuit, exchange.start);
+    let identity = exchange.conn.captured.as_ref().and_then(|captured| captured.identity.as_deref());
+    let asked = limits.admit(|key| key_of(key, headers, source, identity, path), circuit, exchange.start);
     let exceeded = match asked {
         Ok(standing) => {
             exchange.standing = Some(Box::new(standing));
@@ -42,13 +43,20 @@ pub fn charge(
     Err(refusal)
 }
 
-/// What a request has for a key; `None` if it lacks it, then the limit does not apply. `source` is the client's address.
-pub fn key_of<'r>(key: &Key, headers: &'r HeaderMap, source: &'r [u8], path: &'r str) -> Option<&'r [u8]> {
+/// What a request has for a key; `None` if it lacks it, then the limit does not apply. `source` is the client's address,
+/// `identity` the SPIFFE id of the workload that a captured connection comes from.
+pub fn key_of<'r>(
+    key: &Key,
+    headers: &'r HeaderMap,
+    source: &'r [u8],
+    identity: Option<&'r str>,
+    path: &'r str,
+) -> Option<&'r [u8]> {
     match key {
         // Nothing is asked of the request: the limit applies to all.
         Key::Global => None,
-        // Listeners do not know client identities yet; validation warns.
-        Key::Identity => None,
+        // Only captured connections have one; validation warns.
+        Key::Identity => identity.map(str::as_bytes),
         Key::Header(name) => headers.get(name).map(http::HeaderValue::as_bytes),
         Key::Cookie(name) => cookie(headers, name),
         Key::SourceIp => Some(source),
@@ -72,11 +80,14 @@ mod tests {
             (Key::Cookie("session".into()), Some("s1")),
             (Key::Cookie("other".into()), None),
             (Key::SourceIp, Some("10.0.0.1")),
-            (Key::Identity, None),
+            (Key::Identity, Some("spiffe://mesh.local/ns/default/sa/web")),
             (Key::Path, Some("/cart")),
         ];
         for (key, expected) in table {
-            assert_eq!(key_of(&key, &headers, b"10.0.0.1", "/cart"), expected.map(str::as_bytes), "{key:?}");
+            let identity = Some("spiffe://mesh.local/ns/default/sa/web");
+            let found = key_of(&key, &headers, b"10.0.0.1", identity, "/cart");
+            assert_eq!(found, expected.map(str::as_bytes), "{key:?}");
         }
+        assert_eq!(key_of(&Key::Identity, &headers, b"10.0.0.1", None, "/cart"), None);
     }
 }

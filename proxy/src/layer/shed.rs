@@ -155,6 +155,7 @@ mod tests {
             telemetry: Arc::new(Telemetry::new("test", Environment::default(), std::io::sink())),
             shed: Shed::new(1),
             options,
+            kernel: None,
         })
     }
 

@@ -137,7 +137,7 @@ pub fn route(
     asked: &Asked<'_>,
 ) -> Result<Routed, Answer> {
     let no_route = |detail: String| Answer::Refused(Refusal::with(Reason::NoRoute, detail));
-    let Some(PortKind::Http { listeners, tls }) = snapshot.port(conn.port).map(|port| &port.kind) else {
+    let Some(PortKind::Http { listeners, tls }) = snapshot.port(conn.port) else {
         return Err(moved(conn, "is no longer served"));
     };
     match (tls, &conn.tls) {
@@ -165,7 +165,10 @@ pub fn route(
         Found::MethodMismatch(methods) => {
             Err(Answer::MethodNotAllowed(methods.iter().map(|method| method.as_str()).collect::<Vec<_>>().join(", ")))
         }
-        Found::None => Err(no_route("no route of this listener matches host, path, headers and query".into())),
+        Found::None => {
+            let what = if conn.captured.is_some() { "service" } else { "listener" };
+            Err(no_route(format!("no route of this {what} matches host, path, headers and query")))
+        }
     }
 }
 

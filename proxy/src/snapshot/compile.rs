@@ -1,6 +1,7 @@
 //! From the model to a [`Snapshot`]: attaches routes to listeners, merges policies, takes over live state.
 
 mod attach;
+mod captured;
 mod service;
 
 use std::{
@@ -12,7 +13,7 @@ use std::{
 
 use weft_model::config::{
     BackendRef, Config, Filter, Gateway, HttpRoute, HttpRule, Key, Listener, ListenerProtocol, PathMatch, Policy,
-    PolicyTarget, RouteKind, TcpRoute, Timeouts,
+    PolicyTarget, RouteKind, TcpRoute, Timeouts, Workload,
 };
 
 pub(crate) use self::attach::by_port;
@@ -24,6 +25,7 @@ use super::{
 };
 use crate::{
     identity::{Identities, ServerIdentity},
+    layer::access::Access,
     resilience::{limiter::RateLimits, retry::RetryPlan},
     route::{
         Rank, RouteError, RouteTable,
@@ -77,6 +79,7 @@ pub fn compile(input: &Input<'_>, previous: &Snapshot) -> Result<Snapshot, Compi
         input,
         previous,
         said_by_routes: said_by_routes(&input.config),
+        access: access(&input.config),
         services: HashMap::new(),
         upstreams: HashMap::new(),
         limits: HashMap::new(),
@@ -88,12 +91,36 @@ pub fn compile(input: &Input<'_>, previous: &Snapshot) -> Result<Snapshot, Compi
             compiler.service(service, port);
         }
     }
-    let ports = compiler.ports()?;
+    let config = input.config.clone();
+    // A rule is compiled once, however many listeners it is attached to.
+    let rules = compiler.rules(&config)?;
+    let ports = compiler.ports(&rules)?;
+    let virtual_ports = compiler.virtual_ports(&rules)?;
     let Compiler { services, rules, upstreams, limits, broken, .. } = compiler;
     if let Some(error) = broken {
         return Err(error.into());
     }
-    Ok(Snapshot { revision: input.revision, config: input.config.clone(), ports, rules, services, upstreams, limits })
+    let identity = |workload: &Workload| Some((workload.key.to_string().into(), workload.identity()?.into()));
+    let identities = config.workloads.iter().filter_map(identity).collect();
+    Ok(Snapshot {
+        revision: input.revision,
+        config,
+        ports,
+        virtual_ports,
+        identities,
+        rules,
+        services,
+        upstreams,
+        limits,
+    })
+}
+
+/// The policies of every service that has any.
+fn access(config: &Config) -> HashMap<Key, Arc<Access>> {
+    let protected = config.access_policies.iter().flat_map(|policy| &policy.services);
+    protected
+        .filter_map(|service| Some((service.clone(), Arc::new(Access::of(service, &config.access_policies)?))))
+        .collect()
 }
 
 struct Compiler<'a> {
@@ -101,6 +128,7 @@ struct Compiler<'a> {
     previous: &'a Snapshot,
     /// For services whose own policy does not say it.
     said_by_routes: HashMap<(Key, u16), Common>,
+    access: HashMap<Key, Arc<Access>>,
     services: HashMap<(Key, u16), Arc<Service>>,
     /// By service, port, and the route whose own policy counts.
     upstreams: HashMap<UpstreamId, Arc<Upstream>>,
@@ -111,12 +139,12 @@ struct Compiler<'a> {
 }
 
 impl Compiler<'_> {
-    /// The budget that a route's requests to a service count against.
-    fn limits(&mut self, service: &Key, route: (RouteKind, &Key), policy: &Policy) -> Option<Arc<RateLimits>> {
+    /// The budget that a route's requests to a service count against, or those that come without one.
+    fn limits(&mut self, service: &Key, route: Option<(RouteKind, &Key)>, policy: &Policy) -> Option<Arc<RateLimits>> {
         if policy.rate_limits.is_empty() {
             return None;
         }
-        let (written, owner) = self.input.config.rate_limit_owner(service, Some(route))?;
+        let (written, owner) = self.input.config.rate_limit_owner(service, route)?;
         let before = self.previous.limits.get(&owner);
         let new = || {
             let name = &written.key.name;
@@ -125,10 +153,8 @@ impl Compiler<'_> {
         Some(self.limits.entry(owner).or_insert_with(new).clone())
     }
 
-    fn ports(&mut self) -> Result<Vec<Port>, CompileError> {
+    fn ports(&mut self, rules: &[Vec<u32>]) -> Result<Vec<Port>, CompileError> {
         let config = self.input.config.clone();
-        // A rule is compiled once, however many listeners it is attached to.
-        let rules = self.rules(&config)?;
         let mut ports = Vec::new();
         for (id, listeners) in by_port(&config) {
             let tcp = listeners.iter().find(|(_, listener)| listener.protocol == ListenerProtocol::Tcp);
@@ -137,7 +163,7 @@ impl Compiler<'_> {
             } else {
                 let mut tables = Vec::new();
                 for (gateway, listener) in &listeners {
-                    let table = RouteTable::build(candidates(&config, gateway, listener, &rules))?;
+                    let table = RouteTable::build(candidates(&config, gateway, listener, rules))?;
                     tables.push((listener.hostname.clone(), table));
                 }
                 PortKind::Http { listeners: Listeners::build(tables), tls: self.server_tls(id, &listeners) }
@@ -218,7 +244,7 @@ impl Compiler<'_> {
             slot: self.input.telemetry.metrics.slot(route_label, template, &service),
             service,
             retry: RetryPlan::compile(policy.retry.as_ref(), rule.and_then(|rule| rule.retry.as_ref())).map(Box::new),
-            limits: route.and_then(|route| self.limits(&backend.service, route, &policy)),
+            limits: route.and_then(|route| self.limits(&backend.service, Some(route), &policy)),
             upstream,
             request_headers: filters.request_headers,
             response_headers: filters.response_headers,
@@ -235,7 +261,10 @@ impl Compiler<'_> {
         let mut routes: Vec<&TcpRoute> =
             config.tcp_routes.iter().filter(|route| attached(&route.parents, &route.key, gateway, listener)).collect();
         routes.sort_by_key(|route| Rank::new(route.created.clone(), &route.key, 0, 0));
-        let Some(route) = routes.first() else { return Ok(None) };
+        routes.first().map(|route| self.tcp_route(route)).transpose()
+    }
+
+    fn tcp_route(&mut self, route: &TcpRoute) -> Result<TcpTarget, CompileError> {
         let label: Arc<str> = route.key.to_string().into();
         let mut backends = Vec::new();
         for backend in &route.backends {
@@ -244,7 +273,7 @@ impl Compiler<'_> {
                 .map_err(|source| CompileError::Filter { route: route.key.clone(), source })?;
             backends.push((backend.weight, target));
         }
-        Ok(Some(TcpTarget { route: label, backends: Weighted::new(backends) }))
+        Ok(TcpTarget { route: label, backends: Weighted::new(backends) })
     }
 }
 

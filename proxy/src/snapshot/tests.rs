@@ -16,6 +16,8 @@ use crate::{
     route::{Found, View},
 };
 
+mod captured;
+
 const S: Duration = Duration::from_secs(1);
 
 fn local(port: u16) -> PortId {
@@ -24,7 +26,7 @@ fn local(port: u16) -> PortId {
 
 /// The rule that a GET is served by.
 fn served<'s>(snapshot: &'s Snapshot, port: u16, host: &str, path: &str) -> Option<&'s Rule> {
-    let PortKind::Http { listeners, .. } = &snapshot.port(local(port))?.kind else { panic!("{port} is not HTTP") };
+    let PortKind::Http { listeners, .. } = snapshot.port(local(port))? else { panic!("{port} is not HTTP") };
     let headers = HeaderMap::new();
     let view = View { host, method: &Method::GET, path, query: None, headers: &headers };
     match listeners.find(host)?.find(&view) {
@@ -380,11 +382,11 @@ fn the_oldest_tcp_route_gets_a_listeners_connections() {
         ]
         .concat(),
     );
-    let PortKind::Tcp(Some(target)) = &snapshot.port(local(8001)).unwrap().kind else { panic!("no TCP") };
+    let PortKind::Tcp(Some(target)) = snapshot.port(local(8001)).unwrap() else { panic!("no TCP") };
     let backend = target.backends.get(0).unwrap();
     assert_eq!((&*target.route, &*backend.service), ("c", "old"));
     assert_eq!(backend.upstream.as_ref().unwrap().service.endpoints().len(), 2);
-    assert!(matches!(snapshot.port(local(8002)).unwrap().kind, PortKind::Tcp(None)));
+    assert!(matches!(snapshot.port(local(8002)).unwrap(), PortKind::Tcp(None)));
 }
 
 #[test]

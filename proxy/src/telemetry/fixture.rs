@@ -69,6 +69,7 @@ impl Exchange {
             client: Some(([192, 0, 2, 1], 5555).into()),
             user_agent: Some(&self.user_agent),
             request_id: Some(&self.request_id),
+            workload: None,
             trace: &self.trace,
             attempts: &self.attempts,
         }

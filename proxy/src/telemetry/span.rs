@@ -268,6 +268,9 @@ impl Attributes {
             self.shared("weft.service", &slot.service);
         }
         self.maybe("weft.rule", facts.rule.map(Cow::Borrowed));
+        if let Some(workload) = facts.workload {
+            self.shared("weft.source.workload", workload);
+        }
         if let Some(reason) = facts.reason {
             self.fixed("weft.reason", reason.row().name);
         }

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    os::fd::AsFd,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -11,12 +12,12 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 use tokio_rustls::client::TlsStream;
 
 use crate::{
-    body::RequestBody, endpoint::Endpoint, identity::client::ClientTlsError, snapshot::Upstream,
+    body::RequestBody, endpoint::Endpoint, identity::client::ClientTlsError, kernel::Kernel, snapshot::Upstream,
     telemetry::metrics::ConnectionGuard, upstream::places::Place, worker::LocalExec,
 };
 
@@ -65,10 +66,19 @@ pub enum ConnectError {
 ///
 /// # Errors
 /// What TCP or TLS say, or that it took too long; the place is free again.
-pub async fn connect(upstream: &Upstream, endpoint: &Endpoint, place: Place) -> Result<Io, ConnectError> {
+pub async fn connect(
+    kernel: Option<&dyn Kernel>,
+    upstream: &Upstream,
+    endpoint: &Endpoint,
+    place: Place,
+) -> Result<Io, ConnectError> {
     let limit = upstream.policy.timeouts.connect;
     let connecting = async {
-        let stream = TcpStream::connect(endpoint.address).await.map_err(ConnectError::Tcp)?;
+        let stream = match kernel {
+            None => TcpStream::connect(endpoint.address).await,
+            Some(kernel) => announced(kernel, endpoint).await,
+        };
+        let stream = stream.map_err(ConnectError::Tcp)?;
         stream.set_nodelay(true).map_err(ConnectError::Tcp)?;
         match &upstream.tls {
             None => Ok(Stream::Plain(stream)),
@@ -84,6 +94,13 @@ pub async fn connect(upstream: &Upstream, endpoint: &Endpoint, place: Place) -> 
         tokio::time::timeout(limit, connecting).await.unwrap_or(Err(ConnectError::Timeout(limit)))
     };
     Ok(Io { stream: stream?, _place: place })
+}
+
+/// Opens a connection that the kernel counts for the endpoint: what happens to it is evidence for the breaker.
+async fn announced(kernel: &dyn Kernel, endpoint: &Endpoint) -> io::Result<TcpStream> {
+    let socket = if endpoint.address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    kernel.attribute(socket.as_fd(), endpoint.id);
+    socket.connect(endpoint.address).await
 }
 
 /// Starts HTTP/1.1 on a connection; a local task drives it until it ends.

@@ -50,7 +50,7 @@ pub async fn http1(
             Turn::Given(Given::Http2(_), _) => continue,
         };
         let opened = async {
-            let io = connect::connect(upstream, endpoint, place).await?;
+            let io = connect::connect(worker.shared.kernel.as_deref(), upstream, endpoint, place).await?;
             connect::http1(io, counted(worker)).await.map_err(ConnectError::Handshake)
         };
         return match opened.await {
@@ -90,7 +90,7 @@ pub async fn http2(
         let Some(opening) = turn.map_err(SendError::unprocessed)? else { continue };
         let Some(place) = place.take() else { continue };
         let opened = async {
-            let io = connect::connect(upstream, endpoint, place).await?;
+            let io = connect::connect(worker.shared.kernel.as_deref(), upstream, endpoint, place).await?;
             connect::http2(io, counted(worker)).await.map_err(ConnectError::Handshake)
         };
         return match opened.await {

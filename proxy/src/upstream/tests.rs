@@ -120,6 +120,7 @@ impl Client {
             telemetry: Arc::new(Telemetry::new("test", Environment::default(), std::io::sink())),
             shed: crate::layer::shed::Shed::new(1),
             options,
+            kernel: None,
         };
         let endpoint = format!("[{{address: {}, port: {}}}]", address.ip(), address.port());
         let service = format!("ports: [{{port: 80, appProtocol: {protocol}}}], endpoints: {endpoint}");

@@ -1,6 +1,7 @@
 //! From documents as written to a [`Config`]: every check, every problem at its place.
 
 mod at;
+mod capture;
 mod filters;
 mod gateway;
 mod grpc;
@@ -204,6 +205,7 @@ pub(crate) fn validate(documents: &[Document], refs: bool, problems: &Sink, warn
     policy::conflicts(documents, &cx);
     policy::overruled(documents, &config, &cx);
     policy::on_tcp(documents, &config, &cx);
+    capture::unreached(documents, &config, &cx);
     config
 }
 

@@ -70,7 +70,8 @@ fn ports(at: At<'_>, written: &[written::ServicePort]) -> Vec<ServicePort> {
             Some(P::Grpc) => AppProtocol::Grpc,
             Some(P::Tcp) => AppProtocol::Tcp,
         };
-        ports.push(ServicePort { name: name.into(), port: number, protocol });
+        let declared = port.app_protocol.is_some();
+        ports.push(ServicePort { name: name.into(), port: number, protocol, declared });
     }
     ports
 }

@@ -42,7 +42,7 @@ pub struct ServicePort {
     /// The port that clients use.
     #[schemars(required, range(min = 1, max = 65535))]
     pub port: Option<u16>,
-    /// What the endpoints speak; `http` when omitted.
+    /// What the endpoints speak; `http` when omitted, and then captured connections that carry something else pass too.
     pub app_protocol: Option<AppProtocol>,
 }
 

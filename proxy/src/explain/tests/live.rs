@@ -145,7 +145,8 @@ fn a_limit_is_the_very_one_that_requests_are_charged_to() {
     );
     let limits = world.target().limits.as_ref().unwrap();
     let headers: HeaderMap = [("x-user".parse().unwrap(), http::HeaderValue::from_static("7"))].into_iter().collect();
-    let charge = || limits.admit(|key| key_of(key, &headers, b"", "/cart"), CircuitView::Steady, world.now).is_ok();
+    let charge =
+        || limits.admit(|key| key_of(key, &headers, b"", None, "/cart"), CircuitView::Steady, world.now).is_ok();
     assert!(charge() && charge());
     let backend = world.ask("&header=x-user:7");
     let shown = &backend["rate_limits"];
@@ -169,7 +170,8 @@ fn a_limit_by_what_the_request_lacks_does_not_apply() {
     let world = World::new(1, &format!("rateLimit: [{list}]"));
     let limits = world.target().limits.as_ref().unwrap();
     let headers = HeaderMap::new();
-    let charge = || limits.admit(|key| key_of(key, &headers, b"", "/cart"), CircuitView::Steady, world.now).is_ok();
+    let charge =
+        || limits.admit(|key| key_of(key, &headers, b"", None, "/cart"), CircuitView::Steady, world.now).is_ok();
     let shown = |more: &str| {
         let limits = world.ask(more)["rate_limits"].clone();
         let fields = |limit: &Value| json!([limit["applies"], limit["remaining"], limit["wait_ms"]]);

@@ -1,11 +1,11 @@
 //! Which routes are attached to which listeners, and which listeners share a port.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     net::{IpAddr, Ipv6Addr, SocketAddr},
 };
 
-use weft_model::config::{AllowedNamespaces, Config, Gateway, Key, Listener, ParentRef};
+use weft_model::config::{AllowedNamespaces, Config, Gateway, Hostname, HttpRoute, Key, Listener, ParentRef};
 
 use crate::{
     route::{Candidate, Rank, hosts::intersect},
@@ -60,18 +60,44 @@ pub(super) fn candidates(
         if !attached(&route.parents, &route.key, gateway, listener) {
             continue;
         }
-        for hostname in intersect(listener.hostname.as_ref(), &route.hostnames) {
-            for (number, (rule, index)) in route.rules.iter().zip(rules).enumerate() {
-                for (position, matcher) in rule.matches.iter().enumerate() {
-                    candidates.push(Candidate {
-                        hostname: hostname.clone(),
-                        matcher: matcher.clone(),
-                        rank: Rank::new(route.created.clone(), &route.key, number, position),
-                        target: *index,
-                    });
-                }
+        add(&mut candidates, route, rules, listener.hostname.as_ref());
+    }
+    candidates
+}
+
+/// The matches of a route that is attached to something with this hostname.
+pub(super) fn add(candidates: &mut Vec<Candidate<u32>>, route: &HttpRoute, rules: &[u32], listener: Option<&Hostname>) {
+    for hostname in intersect(listener, &route.hostnames) {
+        for (number, (rule, index)) in route.rules.iter().zip(rules).enumerate() {
+            for (position, matcher) in rule.matches.iter().enumerate() {
+                candidates.push(Candidate {
+                    hostname: hostname.clone(),
+                    matcher: matcher.clone(),
+                    rank: Rank::new(route.created.clone(), &route.key, number, position),
+                    target: *index,
+                });
             }
         }
     }
-    candidates
+}
+
+/// Routes by the services that they are bound to. Only those of the service's own namespace count: nobody else may lead
+/// its clients elsewhere.
+pub(super) fn by_service<'c, R>(
+    routes: impl IntoIterator<Item = (&'c Key, &'c [ParentRef], R)>,
+) -> HashMap<&'c Key, Vec<(Option<u16>, R)>>
+where
+    R: Copy,
+{
+    let mut bound: HashMap<&Key, Vec<(Option<u16>, R)>> = HashMap::new();
+    for (route, parents, value) in routes {
+        for parent in parents {
+            if let ParentRef::Service { key, port } = parent
+                && key.namespace == route.namespace
+            {
+                bound.entry(key).or_default().push((*port, value));
+            }
+        }
+    }
+    bound
 }

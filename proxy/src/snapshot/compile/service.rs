@@ -98,6 +98,7 @@ impl Compiler<'_> {
             since: before.map_or(self.input.now, |before| before.since),
             by_address,
             tls,
+            access: self.access.get(&service.key).cloned(),
         };
         self.services.insert(id, Arc::new(state));
     }

@@ -44,6 +44,8 @@ pub(super) struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     client: Option<std::net::SocketAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    workload: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     user_agent: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<Cow<'a, str>>,
@@ -79,6 +81,7 @@ impl<'a> Line<'a> {
             bytes_in: facts.bytes_in,
             bytes_out: facts.bytes_out,
             client: facts.client,
+            workload: facts.workload.map(|workload| &**workload),
             user_agent: facts.user_agent.map(header_text),
             request_id: facts.request_id.map(header_text),
             trace_id: Some(facts.trace.trace_id).filter(|&id| id != 0).map(|id| Hex(digits(id))),
@@ -111,6 +114,7 @@ impl<'a> Line<'a> {
         field("upstream_ms", self.upstream_ms.map(|ms| ms.to_string()).as_deref())?;
         field("grpc_status", self.grpc_status.and_then(names::grpc_status))?;
         field("client", self.client.map(|client| client.to_string()).as_deref())?;
+        field("workload", self.workload)?;
         field("user_agent", self.user_agent.as_deref())?;
         field("request_id", self.request_id.as_deref())?;
         field("trace_id", self.trace_id.as_ref().map(Hex::as_str))?;

@@ -133,7 +133,8 @@ pub(super) fn limits(at: At<'_>, spec: &TrafficPolicySpec) {
             None => false,
         };
         if identity {
-            let message = "no listener knows client identities yet: this limit admits everybody";
+            let message = "only captured connections of a Workload with a serviceAccount have an identity: this limit \
+                           admits everybody else";
             at.field("key").warn("no-identity", message, Some("use sourceIP, or a header".into()));
         }
         if let Some(RateKey::Field(key)) = &limit.key {
