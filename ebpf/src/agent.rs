@@ -133,11 +133,10 @@ impl Agent {
     /// When a privilege or a feature of the kernel is missing, or another agent is there.
     pub fn start(options: &Options) -> Result<Self, EbpfSetupError> {
         let attach = Cgroup::open(&options.cgroup)?;
-        let lock = File::open(&attach.path)?;
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| EbpfSetupError::Taken(attach.path.clone()))?;
+        let lock = attach.manage()?.ok_or_else(|| EbpfSetupError::Taken(attach.path.clone()))?;
         let pins = Pins::of(&attach, true).map_err(|source| EbpfSetupError::Pins { source })?;
-        for dead in Pins::all().into_iter().filter(Pins::are_dead) {
+        let all = Pins::all().map_err(|source| EbpfSetupError::Pins { source })?;
+        for dead in all.into_iter().filter(Pins::are_dead) {
             tracing::info!(pins = %dead.path().display(), "the cgroup of these pins is gone: they are removed");
             dead.remove().map_err(|source| EbpfSetupError::Pins { source })?;
         }

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{self, Write},
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{DirEntryExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
@@ -83,6 +83,44 @@ impl Cgroup {
     /// The id of a cgroup below this one, if it exists.
     pub fn below(&self, relative: &str) -> Option<u64> {
         fs::metadata(self.path.join(relative)).ok().filter(fs::Metadata::is_dir).map(|meta| meta.ino())
+    }
+
+    /// The cgroup with this id, wherever it is; `None` when it is gone.
+    ///
+    /// # Errors
+    /// When there is no cgroup2.
+    pub fn with_id(id: u64) -> Result<Option<Self>, CgroupError> {
+        let mount = mount()?;
+        if fs::metadata(&mount).is_ok_and(|root| root.ino() == id) {
+            return Self::open(&mount).map(Some);
+        }
+        let mut left = vec![mount];
+        while let Some(path) = left.pop() {
+            for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+                if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    continue;
+                }
+                if entry.ino() == id {
+                    return Self::open(&entry.path()).map(Some);
+                }
+                left.push(entry.path());
+            }
+        }
+        Ok(None)
+    }
+
+    /// The right to manage the programs here, as long as the file is open; `None`: another process has it.
+    ///
+    /// # Errors
+    /// When the directory cannot be opened.
+    pub fn manage(&self) -> Result<Option<fs::File>, CgroupError> {
+        let io = |source| CgroupError::Io { path: self.path.clone(), source };
+        let directory = fs::File::open(&self.path).map_err(io)?;
+        match rustix::fs::flock(&directory, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(directory)),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(io(error.into())),
+        }
     }
 
     /// Processes that are directly in it.

@@ -1,6 +1,9 @@
 //! Ends sockets of others: SOCK_DESTROY of sock_diag(7), by cookie, so that never the wrong one is hit.
 
-use std::{io, net::SocketAddr};
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+};
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with};
 use weft_ebpf_abi::Addr;
@@ -67,6 +70,17 @@ fn request(family: u8, local: (Addr, u32), remote: (Addr, u32), cookie: u64) -> 
     bytes.extend((cookie as u32).to_ne_bytes());
     bytes.extend(((cookie >> 32) as u32).to_ne_bytes());
     bytes
+}
+
+/// Ends a connection of this process with itself, to see whether it can be done. A kernel without sock_diag says
+/// `NotFound`, as it does of a socket that is not there: asking for one that does not exist would not tell.
+///
+/// # Errors
+/// When it cannot.
+pub fn on_trial() -> io::Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let stream = TcpStream::connect(listener.local_addr()?)?;
+    tcp_between(stream.local_addr()?, stream.peer_addr()?, rustix::net::sockopt::socket_cookie(&stream)?)
 }
 
 /// As [`tcp`], with the addresses as everybody else writes them.

@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod cgroup;
 pub mod destroy;
+pub mod features;
 pub mod flows;
 pub mod maps;
 pub mod names;

@@ -17,7 +17,8 @@ use std::{
 use weft_ebpf_abi::{self as abi, id};
 
 use crate::{
-    cgroup::{self, Cgroup},
+    cgroup::{self, Cgroup, CgroupError},
+    programs::EbpfSetupError,
     sys,
 };
 
@@ -41,10 +42,16 @@ impl Pins {
     }
 
     /// All that there are on this host.
-    pub fn all() -> Vec<Self> {
-        let Ok(root) = root(false) else { return Vec::new() };
-        let entries = fs::read_dir(root).into_iter().flatten().flatten();
-        entries.map(|entry| Self { base: entry.path(), abi: layout() }).collect()
+    ///
+    /// # Errors
+    /// When this process may not look.
+    pub fn all() -> io::Result<Vec<Self>> {
+        let entries = match root(false).and_then(fs::read_dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        Ok(entries.flatten().map(|entry| Self { base: entry.path(), abi: layout() }).collect())
     }
 
     /// The id of the cgroup they belong to.
@@ -55,6 +62,11 @@ impl Pins {
     /// Whether there are any.
     pub fn exist(&self) -> bool {
         self.base.is_dir()
+    }
+
+    /// Whether they were made by a Weft that lays its maps out as this one does. Others can be removed, not read.
+    pub fn are_ours(&self) -> bool {
+        self.base.join(&self.abi).is_dir()
     }
 
     /// Makes the directories.
@@ -89,11 +101,16 @@ impl Pins {
         self.foreign().iter().try_for_each(|dir| fs::remove_dir_all(dir))
     }
 
-    /// Removes everything: links end with their pins, and maps with the programs.
+    /// Removes everything: programs are detached, and maps go with them.
     ///
     /// # Errors
     /// What the kernel says.
     pub fn remove(&self) -> io::Result<()> {
+        for pin in self.links() {
+            // A link ends with its pin as well, but some time later, and only if nobody has it open. One whose cgroup is
+            // gone is detached already.
+            let _ = sys::pinned(&pin).and_then(|link| sys::link_detach(link.as_fd()));
+        }
         match fs::remove_dir_all(&self.base) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => {
@@ -102,6 +119,35 @@ impl Pins {
                 Ok(())
             }
         }
+    }
+
+    /// The cgroup they belong to; `None` when it is gone.
+    ///
+    /// # Errors
+    /// When there is no cgroup2.
+    pub fn cgroup(&self) -> Result<Option<Cgroup>, CgroupError> {
+        self.cgroup_id().map_or(Ok(None), Cgroup::with_id)
+    }
+
+    /// Detaches the programs, and removes everything that is left of them: pins, maps, and the proxy's own cgroup if
+    /// nobody is in it. Not below a Weft that runs, unless it is forced. The attach point, if it still exists.
+    ///
+    /// # Errors
+    /// [`EbpfSetupError::Taken`]: another Weft manages it; otherwise what the kernel says.
+    pub fn unload(&self, force: bool) -> Result<Option<Cgroup>, EbpfSetupError> {
+        let Some(attach) = self.cgroup()? else {
+            self.remove().map_err(|source| EbpfSetupError::Pins { source })?;
+            return Ok(None);
+        };
+        // Held to the end, so that no agent starts in between.
+        let lock = attach.manage()?;
+        if lock.is_none() && !force {
+            return Err(EbpfSetupError::Taken(attach.path));
+        }
+        self.remove().map_err(|source| EbpfSetupError::Pins { source })?;
+        // It fails when there is none, and when somebody is in it.
+        let _ = fs::remove_dir(attach.path.join(cgroup::OWN));
+        Ok(Some(attach))
     }
 
     /// Whether their cgroup was removed: they do nothing any more.
@@ -123,6 +169,12 @@ impl Pins {
     /// The directory, for whoever looks with other tools.
     pub fn path(&self) -> &Path {
         &self.base
+    }
+
+    /// Pins of links, of all layouts.
+    fn links(&self) -> Vec<PathBuf> {
+        let below = |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+        below(self.base.clone()).flat_map(|layout| below(layout.join("links"))).collect()
     }
 
     fn foreign(&self) -> Vec<PathBuf> {
@@ -164,9 +216,14 @@ fn layout() -> String {
     format!("abi-{}-{:08x}", abi::ABI, hash >> 32)
 }
 
+/// Whether a BPF file system is mounted, and where.
+pub fn mounted() -> Option<PathBuf> {
+    cgroup::mounted(&fs::read_to_string("/proc/self/mounts").ok()?, "bpf")
+}
+
+/// The directory of all pins.
 fn root(mount: bool) -> io::Result<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts")?;
-    if let Some(point) = cgroup::mounted(&mounts, "bpf") {
+    if let Some(point) = mounted() {
         return Ok(point.join("weft"));
     }
     if !mount {

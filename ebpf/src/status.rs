@@ -11,7 +11,7 @@ use weft_ebpf_abi as abi;
 
 use crate::{
     cgroup::{self, Cgroup},
-    flows::counters,
+    flows::{counters, socket},
     pins::Pins,
     programs::{EbpfSetupError, PROGRAMS},
     store::Maps,
@@ -34,7 +34,11 @@ pub fn of(attach: &Cgroup, pins: &Pins, maps: &Maps) -> Value {
         })
         .collect();
     let settings = maps.settings.get(&0, 0).unwrap_or_default();
-    let age_ns = sys::now_ns().saturating_sub(maps.heartbeat.get(&0, 0).unwrap_or(0));
+    // 0: it has said that it stops.
+    let beat = maps.heartbeat.get(&0, 0).ok().filter(|beat| *beat != 0);
+    let age_ns = beat.map(|beat| sys::now_ns().saturating_sub(beat));
+    let port = settings.capture_port;
+    let captured = [settings.capture4, settings.capture6].into_iter().filter(|addr| !addr.is_unspecified());
     json!({
         "cgroup": attach.path,
         "cgroup_id": attach.id,
@@ -42,10 +46,11 @@ pub fn of(attach: &Cgroup, pins: &Pins, maps: &Maps) -> Value {
         "abi": abi::ABI,
         "programs": programs,
         "proxy": {
-            "alive": age_ns <= abi::HEARTBEAT_NS,
-            "heartbeat_age_ms": age_ns / 1_000_000,
+            "alive": age_ns.is_some_and(|age_ns| age_ns <= abi::HEARTBEAT_NS),
+            "heartbeat_age_ms": age_ns.map(|age_ns| age_ns / 1_000_000),
             "cgroup_id": settings.proxy_cgroup,
         },
+        "capture": captured.map(|addr| socket(addr, port).to_string()).collect::<Vec<_>>(),
         "maps": [
             fill("VIPS", maps.vips.keys().flatten().count(), abi::MAX_VIPS),
             fill("ENDPOINTS", endpoints(maps), abi::MAX_ENDPOINTS),

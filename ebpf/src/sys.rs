@@ -76,6 +76,16 @@ pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
     unsafe { bpf(BPF_LINK_UPDATE, &attributes).map(drop) }
 }
 
+/// Takes the program of a link away from its cgroup at once, whoever has the link open.
+///
+/// # Errors
+/// What the kernel says.
+pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    const BPF_LINK_DETACH: libc::c_long = 34;
+    // SAFETY: link_detach { link_fd }.
+    unsafe { bpf(BPF_LINK_DETACH, &number(link)).map(drop) }
+}
+
 /// Attributes of BPF_OBJ_PIN and BPF_OBJ_GET.
 #[repr(C)]
 struct Object {

@@ -66,18 +66,6 @@ impl Agent {
         let mut status = status::of(&self.inner.attach, &self.inner.pins, &state.maps);
         status["attached"] = state.attached.into();
         status["unfit"] = state.complained.clone().into();
-        status["capture"] = json!([
-            (!state.settings.capture4.is_unspecified()).then(|| socket(
-                state.settings.capture4,
-                state.settings.capture_port
-            )
-            .to_string()),
-            (!state.settings.capture6.is_unspecified()).then(|| socket(
-                state.settings.capture6,
-                state.settings.capture_port
-            )
-            .to_string()),
-        ]);
         status
     }
 }
