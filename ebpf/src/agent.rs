@@ -69,7 +69,7 @@ struct Inner {
     pins: Pins,
     end_stale: Option<Duration>,
     /// Held as long as this process manages the attach point.
-    _lock: File,
+    held: Mutex<Option<File>>,
     /// Read by workers at accept.
     origins: SkStorage<MapData, Meta>,
     /// Written by workers before connect.
@@ -133,7 +133,7 @@ impl Agent {
     /// When a privilege or a feature of the kernel is missing, or another agent is there.
     pub fn start(options: &Options) -> Result<Self, EbpfSetupError> {
         let attach = Cgroup::open(&options.cgroup)?;
-        let lock = attach.manage()?.ok_or_else(|| EbpfSetupError::Taken(attach.path.clone()))?;
+        let held = attach.manage()?.ok_or_else(|| EbpfSetupError::Taken(attach.path.clone()))?;
         let pins = Pins::of(&attach, true).map_err(|source| EbpfSetupError::Pins { source })?;
         let all = Pins::all().map_err(|source| EbpfSetupError::Pins { source })?;
         for dead in all.into_iter().filter(Pins::are_dead) {
@@ -169,7 +169,7 @@ impl Agent {
             attach,
             pins,
             end_stale: options.end_stale,
-            _lock: lock,
+            held: Mutex::new(Some(held)),
             state: Mutex::new(state),
             view: RwLock::default(),
             flows: Mutex::default(),
@@ -199,6 +199,9 @@ impl Agent {
     /// # Errors
     /// When the kernel refuses.
     pub fn update(&self, config: Arc<Config>, live: Vec<Live>) -> Result<(), EbpfSetupError> {
+        if self.inner.stopping.load(Relaxed) {
+            return Ok(());
+        }
         let mut state = lock(&self.inner.state);
         state.config = config;
         state.live = live;
@@ -293,6 +296,8 @@ impl Agent {
         if let Err(error) = lock(&self.inner.state).maps.heartbeat.set(0, 0, 0) {
             tracing::warn!(%error, "the kernel cannot be told that the proxy stops");
         }
+        // The next one may begin while this one drains.
+        lock(&self.inner.held).take();
     }
 
     /// Ends the agent. Programs and maps stay.
@@ -305,6 +310,12 @@ impl Agent {
         if let Some(own) = lock(&self.own).take() {
             own.leave();
         }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

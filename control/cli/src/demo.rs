@@ -40,7 +40,7 @@ pub fn run(args: Args) -> Done {
     let options = Options { node: "demo".into(), admin: Some(admin), ..Options::default() };
     let path = config.path.clone();
     let quiet = args.quiet;
-    let done = node::run(options, vec![config.path.clone()], move || {
+    let done = node::run(options, None, vec![config.path.clone()], move |_| {
         print_line(&guide(port, admin, &path));
         if !quiet && let Err(error) = traffic::start(port) {
             eprint_line(&format!("no traffic: {error}"));

@@ -7,6 +7,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
 };
+use weft_ebpf::programs::EbpfSetupError;
 use weft_model::{Checked, Options as ModelOptions, Problems, load_paths};
 use weft_proxy::{
     admin::{self, Hosts},
@@ -20,23 +21,26 @@ use weft_proxy::{
 
 use crate::{
     exit::{Done, Exit, Failure},
+    kernel::Wanted,
+    mesh::Mesh,
     validate,
 };
 
-/// Runs a node from files until SIGTERM, SIGINT or a drain. `started` is called once it serves.
-pub fn run(options: Options, paths: Vec<PathBuf>, started: impl FnOnce()) -> Done {
+/// Runs a node from files until SIGTERM, SIGINT or a drain. `started` is called once it serves, with whether connections
+/// are captured.
+pub fn run(options: Options, kernel: Option<Wanted>, paths: Vec<PathBuf>, started: impl FnOnce(bool)) -> Done {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .thread_name("control")
         .build()
         .map_err(|error| Failure::new(Exit::Failed, format!("cannot start: {error}")))?;
-    let done = runtime.block_on(serve(options, paths, started));
+    let done = runtime.block_on(serve(options, kernel, paths, started));
     // A resolver or a file read that hangs must not keep the process.
     runtime.shutdown_background();
     done
 }
 
-async fn serve(options: Options, paths: Vec<PathBuf>, started: impl FnOnce()) -> Done {
+async fn serve(options: Options, kernel: Option<Wanted>, paths: Vec<PathBuf>, started: impl FnOnce(bool)) -> Done {
     raise_descriptor_limit();
     let failed = |error: std::io::Error| Failure::new(Exit::Failed, error);
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
@@ -56,7 +60,10 @@ async fn serve(options: Options, paths: Vec<PathBuf>, started: impl FnOnce()) ->
         Some(address) => Some(listen(address).await?),
         None => None,
     };
-    let mut app = App::start(options, None).map_err(|error| refused(error.to_string()))?;
+    // Before any socket is made that the kernel programs should see.
+    let required = kernel.as_ref().is_some_and(|wanted| wanted.required);
+    let mut mesh = mesh(kernel)?;
+    let mut app = App::start(options, mesh.as_ref().map(Mesh::kernel)).map_err(|error| refused(error.to_string()))?;
     app.apply(Arc::new(checked.config)).await.map_err(|error| {
         // A port is a matter of this host; everything else is written in the files.
         let exit = if matches!(error, ApplyError::Bind { .. }) { Exit::Failed } else { Exit::Invalid };
@@ -79,15 +86,26 @@ async fn serve(options: Options, paths: Vec<PathBuf>, started: impl FnOnce()) ->
     tasks.spawn(source.run(sender));
     let mut drain = app.state().drain.subscribe();
 
+    if let Some(attaching) = &mut mesh
+        && let Err(error) = attaching.attach(&app)
+    {
+        not_captured(required, &error)?;
+        mesh = None;
+    }
     let ports = app.ports().map(|port| port.to_string()).collect::<Vec<_>>().join(", ");
     let admin_text = admin_bound.map_or_else(|| "off".into(), |address| format!("http://{address}"));
-    tracing::info!(node, workers, ports, admin = admin_text, "serving; {summary}");
-    started();
+    let captured = app.captured().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let captured = if captured.is_empty() { "off" } else { &captured };
+    tracing::info!(node, workers, ports, captured, admin = admin_text, "serving; {summary}");
+    started(mesh.is_some());
 
     loop {
         tokio::select! {
-            Some(update) = updates.recv() => take(&mut app, update).await,
-            () = app.resolved() => {}
+            Some(update) = updates.recv() => {
+                take(&mut app, update).await;
+                mesh.iter().for_each(|mesh| mesh.follow(&app));
+            }
+            () = app.resolved() => mesh.iter().for_each(|mesh| mesh.follow(&app)),
             _ = hangup.recv() => {
                 tracing::info!("SIGHUP: reading the configuration again");
                 reloader.reload();
@@ -99,16 +117,41 @@ async fn serve(options: Options, paths: Vec<PathBuf>, started: impl FnOnce()) ->
     }
     let (requests, connections) = app.load();
     tracing::info!(requests, connections, timeout = ?drain_timeout, "draining; a second signal ends it at once");
+    if let Some(mesh) = &mesh {
+        mesh.suspend().await;
+    }
     let drained = tokio::select! {
         drained = app.drain() => drained,
         _ = terminate.recv() => false,
         _ = interrupt.recv() => false,
     };
+    if let Some(mesh) = mesh {
+        mesh.stop().await;
+    }
     if drained {
         tracing::info!("drained");
     } else {
         tracing::warn!("ended with connections still open");
     }
+    Ok(())
+}
+
+/// The kernel side, if it is wanted and can be had.
+fn mesh(wanted: Option<Wanted>) -> Result<Option<Mesh>, Failure> {
+    let Some(Wanted { required, agent }) = wanted else { return Ok(None) };
+    match Mesh::start(&agent) {
+        Ok(mesh) => Ok(Some(mesh)),
+        Err(error) => not_captured(required, &error).map(|()| None),
+    }
+}
+
+/// There is no kernel side: the end, or a warning.
+fn not_captured(required: bool, error: &EbpfSetupError) -> Result<(), Failure> {
+    if required {
+        let text = format!("connections cannot be captured: {error} (`weft check` says more)");
+        return Err(Failure::new(Exit::Failed, text));
+    }
+    tracing::warn!(%error, "connections are not captured; Gateways work (`weft check` says more)");
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use std::{
 use weft_model::{duration, written::ByteSize};
 use weft_proxy::options::{Limits, Options, default_max_memory};
 
-use crate::{exit::Done, node};
+use crate::{exit::Done, kernel::KernelArgs, node};
 
 /// Arguments of `weft proxy`.
 #[derive(Debug, clap::Args)]
@@ -73,6 +73,8 @@ pub struct NodeArgs {
     /// How late a worker may run before requests are refused, the least urgent first [default: off].
     #[arg(long, value_name = "DURATION", value_parser = budget)]
     latency_budget: Option<Duration>,
+    #[command(flatten)]
+    kernel: KernelArgs,
 }
 
 /// Value of `--max-memory`.
@@ -83,6 +85,11 @@ enum Memory {
 }
 
 impl NodeArgs {
+    /// What is said of the kernel side.
+    pub const fn kernel(&self) -> &KernelArgs {
+        &self.kernel
+    }
+
     /// The options they mean.
     pub fn options(self) -> Options {
         let default = Options::default();
@@ -110,16 +117,18 @@ impl NodeArgs {
             },
             latency_budget: self.latency_budget,
             trusted: self.trusted,
+            captured: if self.kernel.captured.is_empty() { default.captured } else { self.kernel.captured },
         }
     }
 }
 
 /// Runs the proxy.
 pub fn run(args: Args) -> Done {
-    node::run(args.node.options(), args.config, || {})
+    let kernel = args.node.kernel().wanted()?;
+    node::run(args.node.options(), kernel, args.config, |_| {})
 }
 
-fn time(text: &str) -> Result<Duration, String> {
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
     duration::parse(text).map_err(|error| error.to_string())
 }
 

@@ -23,6 +23,9 @@ pub const EVENT_BYTES: u32 = 1 << 20;
 pub const MAX_EVENTS_PER_SECOND: u32 = 4096;
 /// A proxy that has not shown itself for this long is taken for dead, in nanoseconds.
 pub const HEARTBEAT_NS: u64 = 3_000_000_000;
+/// A connection attempt that is given up after this time, without any answer, counts as not answered, in nanoseconds.
+/// The first retransmission, which would say so too, comes after a second.
+pub const SILENCE_NS: u64 = 500_000_000;
 /// An endpoint that refused a connection is passed over for this long if there are others, in nanoseconds. The agent,
 /// while there is one, looks for itself: it ends the time, or renews it.
 pub const HOLD_NS: u64 = 10_000_000_000;
@@ -241,6 +244,8 @@ pub struct Meta {
     pub verdict: u32,
     /// The connecting process.
     pub pid: u32,
+    /// When the connection was begun, as CLOCK_MONOTONIC has it.
+    pub since_ns: u64,
 }
 
 impl Meta {
@@ -274,8 +279,6 @@ pub struct Connection {
     pub local: Addr,
     /// Cookie of its network namespace.
     pub netns: u64,
-    /// When it was begun, as CLOCK_MONOTONIC has it.
-    pub since_ns: u64,
     /// In host order.
     pub local_port: u32,
     /// Zero.
@@ -348,7 +351,7 @@ const _: () = {
     assert!(size_of::<BlockKey>() == 24);
     assert!(size_of::<Settings>() == 64);
     assert!(size_of::<Sources>() == 32);
-    assert!(size_of::<Meta>() == 72);
+    assert!(size_of::<Meta>() == 80);
     assert!(size_of::<Tuple>() == 48);
     assert!(size_of::<Connection>() == 112);
     assert!(size_of::<Event>() == 80);

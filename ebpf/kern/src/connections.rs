@@ -13,7 +13,7 @@ use aya_ebpf::{
     },
     programs::SockOpsContext,
 };
-use weft_ebpf_abi::{Addr, Connection, Event, Meta, Trouble, Tuple, Verdict};
+use weft_ebpf_abi::{Addr, Connection, Event, Meta, SILENCE_NS, Trouble, Tuple, Verdict};
 
 use crate::maps::{self, CONNECTIONS, HANDOFF, HOLD, forget, may_report, new_meta, report, stats};
 
@@ -50,6 +50,8 @@ fn begun(ctx: &SockOpsContext) {
     let rtt = if sampled { BPF_SOCK_OPS_RTT_CB_FLAG } else { 0 };
     let flags = BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG | BPF_SOCK_OPS_RETRANS_CB_FLAG | rtt;
     let _ = ctx.set_cb_flags(flags as i32);
+    meta.since_ns = unsafe { bpf_ktime_get_ns() };
+    let meta = &*meta;
     if let Some(stats) = stats(meta) {
         stats.attempts += 1;
     }
@@ -63,7 +65,6 @@ fn begun(ctx: &SockOpsContext) {
         meta: *meta,
         local: tuple.local,
         netns: unsafe { bpf_get_netns_cookie(ctx.ops.cast()) },
-        since_ns: unsafe { bpf_ktime_get_ns() },
         local_port: tuple.local_port,
         pad: 0,
     };
@@ -114,10 +115,11 @@ fn changed(ctx: &SockOpsContext) {
     }
     // Something came back, and it was no: a reset. Otherwise the socket gave up, or the application did.
     let (segments, again) = unsafe { ((*ctx.ops).segs_in, (*ctx.ops).total_retrans) };
+    let silence = unsafe { bpf_ktime_get_ns() }.wrapping_sub(meta.since_ns);
     if segments > 0 {
         stats.refused += 1;
         hold(meta, Trouble::Refused);
-    } else if again > 0 {
+    } else if again > 0 || silence >= SILENCE_NS {
         stats.timed_out += 1;
         hold(meta, Trouble::TimedOut);
     } else {

@@ -40,7 +40,7 @@ impl Agent {
             let state = lock(&self.inner.state);
             state.maps.connections.iter().flatten().map(|(_, connection)| connection).collect()
         };
-        all.sort_by_key(|connection| connection.since_ns);
+        all.sort_by_key(|connection| connection.meta.since_ns);
         let clock = Clock::now();
         let view = self.inner.view.read().unwrap_or_else(PoisonError::into_inner);
         let names = &view.names;
@@ -54,7 +54,7 @@ impl Agent {
                 "destination": socket(meta.dest, meta.dest_port).to_string(),
                 "service": names.service(meta.service),
                 "endpoint": names.endpoint(meta.endpoint, meta.generation).map(|address| address.to_string()),
-                "since_ms": clock.unix_ms(connection.since_ns),
+                "since_ms": clock.unix_ms(meta.since_ns),
             })
         };
         Value::Array(all.iter().map(show).collect())
