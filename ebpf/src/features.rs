@@ -97,20 +97,25 @@ impl Finding {
 /// What works without any programs.
 const EXPLICIT: &str = "Weft still runs as an explicit proxy (Gateway listeners)";
 
-/// Everything that the programs need, in the order in which it is needed. Loads the programs, and attaches nothing.
-pub fn all() -> Vec<Finding> {
+/// Everything that the programs need, in the order in which it is needed. `load`: tries whether they load, which tells
+/// nothing where they are loaded already. Attaches nothing.
+pub fn all(load: bool) -> Vec<Finding> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    vec![
+    let mut all = vec![
         privileges(cap_eff(&status)),
         kernel(release.trim()),
         cgroup2(cgroup::mount().ok().as_deref()),
         bpffs(pins::mounted().as_deref()),
-        load(programs::object().and_then(|object| programs::load(&object, None).map(drop))),
         namespaces(netns::cookie()),
         sock_destroy(destroy::on_trial()),
         ipv6(has_ipv6()),
-    ]
+    ];
+    if load {
+        let loaded = programs::object().and_then(|object| programs::load(&object, None).map(drop));
+        all.push(loads(loaded));
+    }
+    all
 }
 
 /// The attach point that is meant.
@@ -131,10 +136,7 @@ pub fn attach_point(path: &Path) -> Finding {
             "everything; but every process of this host is captured",
         );
     }
-    match found.manage() {
-        Ok(None) => shown(", managed by a running Weft"),
-        _ => shown(""),
-    }
+    shown("")
 }
 
 /// `CapEff` of `/proc/<pid>/status`.
@@ -219,7 +221,7 @@ fn bpffs(mount: Option<&Path>) -> Finding {
     }
 }
 
-fn load(loaded: Result<(), EbpfSetupError>) -> Finding {
+fn loads(loaded: Result<(), EbpfSetupError>) -> Finding {
     const MEANS: &str = "this kernel accepts the programs and their maps; nothing was attached to find out";
     match loaded {
         Ok(()) => Finding::ok("programs", MEANS, "they load here"),
@@ -259,7 +261,7 @@ fn sock_destroy(tried: io::Result<()>) -> Finding {
 }
 
 /// Whether this host has IPv6.
-pub fn has_ipv6() -> bool {
+fn has_ipv6() -> bool {
     TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
 }
 

@@ -25,7 +25,7 @@ struct Group(PathBuf, #[expect(dead_code, reason = "held")] MutexGuard<'static, 
 impl Group {
     /// `None`, and a line that says so, where programs cannot be loaded.
     fn new(name: &str) -> Option<Self> {
-        let lacks = features::all().into_iter().find(|finding| finding.level == Level::Missing);
+        let lacks = features::all(true).into_iter().find(|finding| finding.level == Level::Missing);
         if let Some(lacks) = lacks {
             eprintln!("SKIPPED: {}: {}", lacks.check, lacks.found);
             return None;

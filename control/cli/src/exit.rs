@@ -50,6 +50,11 @@ impl Failure {
         self.exit
     }
 
+    /// The line for stderr; empty if everything has been said.
+    pub fn message(&self) -> &str {
+        self.message.as_deref().unwrap_or_default()
+    }
+
     /// Prints the line and gives the code.
     pub fn report(self) -> ExitCode {
         if let Some(message) = self.message {

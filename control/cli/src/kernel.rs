@@ -62,8 +62,16 @@ impl KernelArgs {
         if v4 > 1 || v6 > 1 || ports_differ {
             return Err(usage("--captured may be given once for IPv4 and once for IPv6, with the same port"));
         }
+        // Programs keep the port while the node restarts, and lead connections to the address: a wildcard is none.
+        if self.captured.iter().any(|address| address.port() == 0 || address.ip().is_unspecified()) {
+            return Err(usage("--captured: an address of this host and a fixed port, such as 127.0.0.1:15001"));
+        }
         let cgroup = match (self.ebpf, &self.cgroup) {
-            (Mode::Off, _) | (Mode::Auto, None) => return Ok(None),
+            (Mode::Off, _) => return Ok(None),
+            (Mode::Auto, None) => {
+                tracing::info!("no --cgroup: nothing is captured, Gateway listeners serve");
+                return Ok(None);
+            }
             (Mode::Require, None) => {
                 return Err(usage("--ebpf require needs --cgroup PATH: the cgroup whose processes are captured"));
             }
@@ -95,6 +103,8 @@ mod tests {
             (Mode::Require, None, &[][..]),
             (Mode::Auto, Some("/x"), &["127.0.0.1:1", "[::1]:2"]),
             (Mode::Auto, Some("/x"), &["127.0.0.1:1", "127.0.0.2:1"]),
+            (Mode::Auto, Some("/x"), &["127.0.0.1:0"]),
+            (Mode::Auto, Some("/x"), &["0.0.0.0:15001"]),
         ] {
             assert!(args(mode, cgroup, captured).wanted().is_err(), "{captured:?}");
         }

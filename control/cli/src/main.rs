@@ -1,9 +1,11 @@
 //! `weft`: a table of contents. Each verb is a file.
 
 mod breakers;
+mod check;
 mod completions;
 mod demo;
 mod drain;
+mod ebpf;
 mod endpoints;
 mod exit;
 mod explain;
@@ -16,6 +18,7 @@ mod proxy;
 mod query;
 mod routes;
 mod schema;
+mod up;
 mod validate;
 
 use clap::{Parser, Subcommand};
@@ -43,6 +46,12 @@ enum Verb {
     Demo(demo::Args),
     /// The proxy alone, from files that are watched.
     Proxy(Box<proxy::Args>),
+    /// A whole node from files that are applied and watched: as `weft proxy --config`, and later with the control plane in
+    /// the same process.
+    Up(Box<up::Args>),
+    /// What this host offers, what it lacks, and what works nevertheless; without --pre also how the node is. Ends with 0
+    /// when Weft can run here, and with 1 when something that it needs is missing.
+    Check(check::Args),
     /// Check files without running: every mistake with its line, and what to do about it.
     Validate(validate::Args),
     /// Print the JSON Schema of all documents, for editors.
@@ -58,6 +67,9 @@ enum Verb {
     Breakers(query::ListArgs),
     /// Rate limits of a running node: what is left, and what was refused.
     Limits(query::ListArgs),
+    /// The kernel programs of a transparent mesh: what they are attached to, what they decide, how to remove them.
+    #[command(subcommand)]
+    Ebpf(ebpf::Verb),
     /// Tell a running node to finish what it is doing and to stop.
     Drain(query::AdminArgs),
     /// Print a completion script for a shell.
@@ -72,6 +84,8 @@ fn main() -> std::process::ExitCode {
     let done = match cli.verb {
         Verb::Demo(args) => demo::run(args),
         Verb::Proxy(args) => proxy::run(*args),
+        Verb::Up(args) => up::run(*args),
+        Verb::Check(args) => check::run(&args),
         Verb::Validate(args) => validate::run(&args),
         Verb::Schema => schema::run(),
         Verb::Explain(args) => explain::run(&args),
@@ -79,6 +93,7 @@ fn main() -> std::process::ExitCode {
         Verb::Endpoints(args) => query::list(&args, "/endpoints", endpoints::table),
         Verb::Breakers(args) => query::list(&args, "/endpoints", breakers::table),
         Verb::Limits(args) => query::list(&args, "/limits", limits::table),
+        Verb::Ebpf(verb) => ebpf::run(&verb),
         Verb::Drain(args) => drain::run(&args),
         Verb::Completions(args) => completions::run(&args),
         Verb::Man => completions::man(),

@@ -124,8 +124,13 @@ impl NodeArgs {
 
 /// Runs the proxy.
 pub fn run(args: Args) -> Done {
-    let kernel = args.node.kernel().wanted()?;
-    node::run(args.node.options(), kernel, args.config, |_| {})
+    start(args.node, args.config)
+}
+
+/// Runs a node from these files.
+pub fn start(args: NodeArgs, paths: Vec<PathBuf>) -> Done {
+    let kernel = args.kernel().wanted()?;
+    node::run(args.options(), kernel, paths, |_| {})
 }
 
 pub(crate) fn time(text: &str) -> Result<Duration, String> {

@@ -16,6 +16,7 @@ use weft_model::duration;
 use crate::exit::{Done, Exit, Failure, print_line};
 
 pub use table::{Cell, Table, Tone, clean};
+pub use watch::run as again;
 
 /// Longest wait for the admin port.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -92,13 +93,20 @@ impl Look {
 
     /// The mark of what is well, or is not.
     pub fn mark(self, well: bool) -> String {
-        let mark = match (well, self.unicode) {
-            (true, true) => "√",
-            (false, true) => "×",
-            (true, false) => "+",
-            (false, false) => "-",
-        };
-        self.paint(if well { Tone::Good } else { Tone::Bad }, mark)
+        let tone = if well { Tone::Good } else { Tone::Bad };
+        self.paint(tone, self.sign(tone))
+    }
+
+    /// The mark that goes with a tone.
+    pub const fn sign(self, tone: Tone) -> &'static str {
+        match (tone, self.unicode) {
+            (Tone::Good, true) => "√",
+            (Tone::Good, false) => "+",
+            (Tone::Warn, _) => "!",
+            (Tone::Bad, true) => "×",
+            (Tone::Bad, false) => "-",
+            (Tone::Plain | Tone::Bold, _) => " ",
+        }
     }
 }
 
@@ -139,6 +147,21 @@ pub fn get(admin: SocketAddr, path: &str) -> Result<Value, Failure> {
 
 /// One request to the admin port, and the body of its answer.
 pub fn ask(admin: SocketAddr, method: &str, path: &str) -> Result<String, Failure> {
+    let (status, body) = exchange(admin, method, path)?;
+    match status {
+        200..300 => Ok(body),
+        400 => Err(Failure::new(Exit::Usage, body.trim_end())),
+        404 => {
+            let page = path.split('?').next().unwrap_or(path);
+            let what = format!("the node at {admin} has no {page}: it may be older than this weft");
+            Err(Failure::new(Exit::Failed, what))
+        }
+        _ => Err(Failure::new(Exit::Failed, format!("the node at {admin} answered {status}: {}", body.trim_end()))),
+    }
+}
+
+/// One request to the admin port; status and body of its answer, whatever they are.
+pub fn exchange(admin: SocketAddr, method: &str, path: &str) -> Result<(u16, String), Failure> {
     let unreachable = |error: std::io::Error| {
         Failure::new(Exit::Unreachable, format!("no node answers at {admin}: {error} (is weft running? see --admin)"))
     };
@@ -157,18 +180,7 @@ pub fn ask(admin: SocketAddr, method: &str, path: &str) -> Result<String, Failur
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     let status = head.split(' ').nth(1).and_then(|code| code.parse::<u16>().ok());
     match status {
-        Some(200..300) => Ok(body.to_owned()),
-        Some(400) => Err(Failure::new(Exit::Usage, body.trim_end())),
-        Some(404) => {
-            let page = path.split('?').next().unwrap_or(path);
-            Err(Failure::new(
-                Exit::Failed,
-                format!("the node at {admin} has no {page}: it may be older than this weft"),
-            ))
-        }
-        Some(status) => {
-            Err(Failure::new(Exit::Failed, format!("the node at {admin} answered {status}: {}", body.trim_end())))
-        }
+        Some(status) => Ok((status, body.to_owned())),
         None => Err(Failure::new(Exit::Failed, format!("what answers at {admin} does not speak HTTP"))),
     }
 }

@@ -62,13 +62,21 @@ pub fn clean(text: &str) -> String {
 #[derive(Debug, Default)]
 pub struct Table {
     rows: Vec<Vec<Cell>>,
+    /// What columns are wide at least.
+    widths: Vec<usize>,
 }
 
 impl Table {
     /// A table with these headings; empty ones leave the heading out.
     pub fn new<'h>(headings: impl IntoIterator<Item = &'h str>) -> Self {
         let headings: Vec<Cell> = headings.into_iter().map(|heading| Cell::toned(Tone::Bold, heading)).collect();
-        Self { rows: vec![headings] }
+        Self { rows: vec![headings], ..Self::default() }
+    }
+
+    /// Columns that are this wide at least: rows that come later stand below them.
+    #[must_use]
+    pub fn at_least(self, widths: &[usize]) -> Self {
+        Self { widths: widths.into(), ..self }
     }
 
     /// Columns without headings.
@@ -83,7 +91,7 @@ impl Table {
 
     /// The lines; no blanks at their ends.
     pub fn lines(&self, look: Look) -> Vec<String> {
-        let mut widths: Vec<usize> = Vec::new();
+        let mut widths = self.widths.clone();
         for row in &self.rows {
             widths.resize(widths.len().max(row.len()), 0);
             for (width, cell) in widths.iter_mut().zip(row) {
@@ -115,6 +123,13 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_that_come_later_stand_below() {
+        let mut table = Table::bare().at_least(&[5, 0, 2]);
+        table.row(["a".into(), "b".into(), "c".into()]);
+        assert_eq!(table.render(Look::default()), "a      b  c");
+    }
 
     #[test]
     fn columns_are_as_wide_as_what_they_show() {

@@ -54,7 +54,12 @@ async fn frames(
             }
             Err(failure) => return Err(failure),
         };
-        let text = if terminal { in_place(&text, rows(), first) } else { text + "\n" };
+        let text = match terminal {
+            true => in_place(&text, rows(), first),
+            // Nothing has happened.
+            false if text.is_empty() => text,
+            false => text + "\n",
+        };
         if try_print(&text).is_err() {
             return Ok(());
         }
