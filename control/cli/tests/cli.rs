@@ -1,6 +1,8 @@
 //! What the binary prints, and how it ends.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "cli/ebpf.rs"]
+mod ebpf;
 #[path = "cli/node.rs"]
 mod node;
 
@@ -202,6 +204,14 @@ fn wrong_usage_exits_with_2() {
         (&["proxy", "--config", "x", "--workers", "0"], "--workers"),
         (&["proxy", "--config", "x", "--trust-forwarded", "10.0.0.0/33"], "from 0 to 32"),
         (&["proxy", "--config", "x", "--drain-timeout", "5"], "a duration needs a unit"),
+        (&["proxy", "--config", "x", "--ebpf", "require"], "--ebpf require needs --cgroup PATH"),
+        (&["proxy", "--config", "x", "--captured", "127.0.0.1:0"], "a fixed port"),
+        (&["up"], "--file"),
+        (&["up", "--file", "x", "-f", "y", "--workers", "0"], "--workers"),
+        (&["ebpf"], "Usage: weft ebpf"),
+        (&["ebpf", "unload", "--cgroup", "/nowhere"], "--cgroup: /nowhere: "),
+        (&["ebpf", "unload", "--cgroup", "/nowhere", "--all"], "cannot be used with"),
+        (&["ebpf", "flows", "--verdict", "allow"], "[possible values: pass, direct, proxy, deny, trouble]"),
         (&[], "Usage: weft"),
     ] {
         let (code, stdout, stderr) = weft(args);
@@ -222,4 +232,5 @@ fn a_node_that_does_not_answer_is_unreachable() {
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
         assert!(stderr.starts_with(&format!("weft: no node answers at {address}: ")), "{stderr}");
     }
+    assert_eq!(weft(&["ebpf", "flows", "--admin", &address]).0, 3);
 }

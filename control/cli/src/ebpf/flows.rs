@@ -212,7 +212,11 @@ impl Shown {
     }
 
     fn row(&self, flow: &Value) -> Vec<Cell> {
-        let process = format!("{}[{}]", escaped(flow["command"].as_str().unwrap_or("?")), text(&flow["pid"]));
+        let process = match flow["command"].as_str().unwrap_or_default() {
+            // Where an endpoint is in trouble, the kernel knows who began the connection, not what it was called.
+            "" => format!("pid {}", text(&flow["pid"])),
+            command => format!("{}[{}]", escaped(command), text(&flow["pid"])),
+        };
         let workload = flow["workload"].as_str().map(Into::into);
         let mut row: Vec<Cell> = vec![
             self.time(flow).into(),

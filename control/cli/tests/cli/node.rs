@@ -11,14 +11,14 @@ use std::{
 use crate::{LIMIT, weft};
 
 /// Answers requests for a while, each with the same status and body, and remembers what was asked.
-struct Node {
-    address: SocketAddr,
+pub struct Node {
+    pub address: SocketAddr,
     asked: Arc<Mutex<Vec<String>>>,
 }
 
 impl Node {
     /// A node that is gone after `answers` requests.
-    fn start(status: &'static str, body: &'static str, answers: usize) -> Self {
+    pub fn start(status: &'static str, body: &'static str, answers: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -31,12 +31,12 @@ impl Node {
         Self { address, asked }
     }
 
-    fn ask(&self, args: &[&str]) -> (i32, String, String) {
+    pub fn ask(&self, args: &[&str]) -> (i32, String, String) {
         let address = self.address.to_string();
         weft(&[args, &["--admin", &address]].concat())
     }
 
-    fn asked(&self) -> Vec<String> {
+    pub fn asked(&self) -> Vec<String> {
         self.asked.lock().unwrap().clone()
     }
 }
