@@ -1,5 +1,5 @@
 //! What the binary prints, and how it ends.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 #[path = "cli/ebpf.rs"]
 mod ebpf;

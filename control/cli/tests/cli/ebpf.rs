@@ -91,10 +91,8 @@ fn following_prints_an_object_a_line() {
     let node = Node::start("200 OK", FLOWS, 1);
     let (code, stdout, stderr) = node.ask(&["ebpf", "flows", "-f", "-o", "json"]);
     assert_eq!(code, 3, "{stderr}");
-    let numbers: Vec<u64> = stdout
-        .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap()["number"].as_u64().unwrap())
-        .collect();
+    let numbers: Vec<u64> =
+        stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["number"].as_u64().unwrap()).collect();
     assert_eq!(numbers, [1, 2]);
     assert!(stderr.contains("has gone away"), "{stderr}");
 }
