@@ -41,6 +41,9 @@ struct Cli {
 enum Verb {
     /// Three sample services, the proxy in front of them, gentle traffic. Needs no arguments and no privileges.
     Demo(demo::Args),
+    /// A client of the demo.
+    #[command(hide = true)]
+    DemoClient(demo::ClientArgs),
     /// The proxy alone, from files that are watched.
     Proxy(Box<proxy::Args>),
     /// Check files without running: every mistake with its line, and what to do about it.
@@ -71,6 +74,7 @@ fn main() -> std::process::ExitCode {
     logging::start(cli.log_format);
     let done = match cli.verb {
         Verb::Demo(args) => demo::run(args),
+        Verb::DemoClient(args) => demo::client(&args),
         Verb::Proxy(args) => proxy::run(*args),
         Verb::Validate(args) => validate::run(&args),
         Verb::Schema => schema::run(),
