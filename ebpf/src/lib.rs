@@ -6,3 +6,5 @@
 
 pub mod maps;
 pub mod reconcile;
+#[cfg(test)]
+mod testing;
