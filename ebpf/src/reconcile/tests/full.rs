@@ -135,3 +135,49 @@ fn workloads_that_do_not_fit_are_named() {
          remove Workloads that this node does not run"
     );
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_fits_is_exact(seed: u64) {
+        let rng = &mut Rng::with_seed(seed);
+        let sizes = HashMap::from([
+            (Map::Vips, rng.usize(8..30)),
+            (Map::Policy, rng.usize(2..12)),
+            (Map::Blocks, rng.usize(2..12)),
+        ]);
+        let mut fake = Fake { sizes, ..Fake::default() };
+        let (endpoints, slots) = (rng.u32(8..60), rng.u32(20..200));
+        let mut world = World::new(rng);
+        let mut reconciler = Reconciler::adopt_sized(&fake, endpoints, slots).unwrap();
+        let queries = Query::all();
+        for _ in 0..5 {
+            let desired = world.desired();
+            let report = reconciler.apply(&desired, &mut fake).unwrap();
+            let unfit: HashSet<&str> = report.unfit.iter().flat_map(|unfit| &unfit.names).map(|name| &**name).collect();
+            for _ in 0..300 {
+                let query = &queries[rng.usize(..queries.len())];
+                let owner = world.config.services.iter().find(|service| service.cluster_ips.contains(&query.dest));
+                // Who had the address before may have kept it.
+                if owner.is_none_or(|owner| unfit.contains(&*owner.key.to_string())) {
+                    continue;
+                }
+                let expected = world.expected(query);
+                for outcome in query.outcomes(&world, &fake.content, desired.depth) {
+                    prop_assert!(expected.permits(&outcome), "{query:?}: {outcome:?} is not {expected:?}");
+                }
+            }
+            world.change(rng, 40);
+            if rng.u8(..3) == 0 {
+                reconciler = Reconciler::adopt_sized(&fake, endpoints, slots).unwrap();
+            }
+        }
+        fake.sizes.clear();
+        let mut reconciler = Reconciler::adopt(&fake).unwrap();
+        apply(&mut reconciler, &world, &mut fake);
+        reconciler.reclaim(&mut fake).unwrap();
+        check(&world, &fake.content);
+        check_entries(&world, &fake.content);
+    }
+}
