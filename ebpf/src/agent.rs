@@ -31,8 +31,8 @@ use aya::{
     Ebpf,
     maps::{Array, MapData, SkStorage},
 };
-use weft_ebpf_abi::{Action, Addr, Meta, Settings, Stats, Verdict};
-use weft_model::Config;
+use weft_ebpf_abi::{Action, Addr, MAX_DEPTH, Meta, Settings, Stats, Verdict};
+use weft_model::{Config, config::Key};
 
 use crate::{
     cgroup::{Cgroup, OwnCgroup},
@@ -46,6 +46,9 @@ use crate::{
     store::{self, Maps},
     sys,
 };
+
+/// A program takes microseconds; what it may have read is kept for so long, in nanoseconds.
+const GRACE_NS: u64 = 1_000_000_000;
 
 /// How an agent is started.
 #[derive(Debug, Clone)]
@@ -100,6 +103,10 @@ struct State {
     by_address: bool,
     /// Some service needs the proxy.
     proxied: bool,
+    /// The last update left something out, which may fit now.
+    again: bool,
+    /// When that was.
+    applied_ns: u64,
     /// Connections to these are to be ended, and when.
     stale: Vec<(u64, Removed)>,
     /// What was last said of what does not fit.
@@ -178,6 +185,8 @@ impl Agent {
             cgroups: HashSet::new(),
             by_address: false,
             proxied: false,
+            again: false,
+            applied_ns: 0,
             stale: Vec::new(),
             complained: Vec::new(),
         };
@@ -384,13 +393,28 @@ impl Inner {
             }
         }
         *self.view.write().unwrap_or_else(PoisonError::into_inner) = view;
-        self.follow_up(state, report);
+        self.follow_up(state, report, &wanted.too_deep);
+        Ok(())
+    }
+
+    /// Gives back what was replaced: programs that may still have read it have ended long since.
+    fn reclaim(&self, state: &mut State) -> Result<(), EbpfSetupError> {
+        if state.reconciler.waiting() && sys::now_ns().saturating_sub(state.applied_ns) >= GRACE_NS {
+            state.reconciler.reclaim(&mut state.maps)?;
+        }
         Ok(())
     }
 
     /// Complains of what did not fit, and notes which connections are stale.
-    fn follow_up(&self, state: &mut State, report: Report) {
-        let complaints: Vec<String> = report.unfit.iter().map(ToString::to_string).collect();
+    fn follow_up(&self, state: &mut State, report: Report, too_deep: &[Key]) {
+        let deep = too_deep.iter().map(|key| {
+            format!(
+                "Workload {key} is not recognised: its cgroup is more than {MAX_DEPTH} levels below the attach point"
+            )
+        });
+        state.again = report.again;
+        state.applied_ns = sys::now_ns();
+        let complaints: Vec<String> = report.unfit.iter().map(ToString::to_string).chain(deep).collect();
         if complaints != state.complained {
             complaints.iter().for_each(|complaint| tracing::error!("{complaint}"));
             state.complained = complaints;

@@ -73,9 +73,8 @@ fn recurring(inner: &Inner, namespaces: &mut Namespaces, listeners: &dyn Listene
     if let Some(watch) = watch {
         watch.follow(&inner.attach.path, state.config.workloads.iter().map(|workload| &*workload.cgroup));
     }
-    if (cgroups_changed(inner, state) || state.reconciler.waiting())
-        && let Err(error) = inner.reconcile(state)
-    {
+    let done = if state.again || cgroups_changed(inner, state) { inner.reconcile(state) } else { inner.reclaim(state) };
+    if let Err(error) = done {
         tracing::error!(%error, "the kernel's maps are not up to date");
     }
     if state.by_address || state.proxied {
