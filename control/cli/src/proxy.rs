@@ -109,6 +109,7 @@ impl NodeArgs {
                 None => default_max_memory(),
             },
             latency_budget: self.latency_budget,
+            captured: default.captured,
             trusted: self.trusted,
         }
     }
