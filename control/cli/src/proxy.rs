@@ -116,7 +116,6 @@ impl NodeArgs {
                 None => default_max_memory(),
             },
             latency_budget: self.latency_budget,
-            captured: default.captured,
             trusted: self.trusted,
             captured: if self.kernel.captured.is_empty() { default.captured } else { self.kernel.captured },
         }

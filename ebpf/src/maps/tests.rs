@@ -3,6 +3,7 @@
 use fastrand::Rng;
 use proptest::prelude::*;
 use weft_ebpf_abi::{Reason, Verdict};
+use weft_model::config::{AppProtocol, ServiceMode};
 
 use super::*;
 use crate::{

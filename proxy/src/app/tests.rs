@@ -261,7 +261,9 @@ async fn whoever_speaks_first_tells_what_an_unknown_port_carries() {
     let reply = node.get("10.96.0.1:80", None, "/x").await;
     assert!(reply.contains("GET /x HTTP/1.1") && reply.contains("x-request-id"), "served, not passed on: {reply}");
 
-    for said in ["*1\r\n$4\r\nPING\r\n", "\x16\x03\x01 hello", "PING\r\n", "hello"] {
+    // HTTP/2 too: an endpoint that speaks it (gRPC) would not understand Weft's HTTP/1.1.
+    let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    for said in ["*1\r\n$4\r\nPING\r\n", "\x16\x03\x01 hello", "PING\r\n", "hello", preface] {
         let mut client = node.connect("10.96.0.2:80", None).await;
         client.write_all(said.as_bytes()).await.unwrap();
         some(&mut client, &format!("! {said}")).await;
