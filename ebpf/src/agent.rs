@@ -9,6 +9,7 @@
 //! ```
 
 mod background;
+mod namespaces;
 mod show;
 mod watch;
 
@@ -28,10 +29,10 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{MapData, SkStorage},
+    maps::{Array, MapData, SkStorage},
 };
-use weft_ebpf_abi::{Addr, Meta, Settings, Stats, Verdict};
-use weft_model::Config;
+use weft_ebpf_abi::{Action, Addr, MAX_DEPTH, Meta, Settings, Stats, Verdict};
+use weft_model::{Config, config::Key};
 
 use crate::{
     cgroup::{Cgroup, OwnCgroup},
@@ -45,6 +46,9 @@ use crate::{
     store::{self, Maps},
     sys,
 };
+
+/// A program takes microseconds; what it may have read is kept for so long, in nanoseconds.
+const GRACE_NS: u64 = 1_000_000_000;
 
 /// How an agent is started.
 #[derive(Debug, Clone)]
@@ -63,7 +67,6 @@ pub struct Agent {
     own: Mutex<Option<OwnCgroup>>,
 }
 
-#[derive(Debug)]
 struct Inner {
     attach: Cgroup,
     pins: Pins,
@@ -74,6 +77,8 @@ struct Inner {
     origins: SkStorage<MapData, Meta>,
     /// Written by workers before connect.
     marks: Mutex<SkStorage<MapData, Meta>>,
+    /// Not part of the state: a long update must not stop it.
+    heartbeat: Mutex<Array<MapData, u64>>,
     state: Mutex<State>,
     /// Read often, written with a new configuration.
     view: RwLock<View>,
@@ -96,15 +101,21 @@ struct State {
     cgroups: HashSet<u64>,
     /// Some policy goes by addresses.
     by_address: bool,
+    /// Some service needs the proxy.
+    proxied: bool,
+    /// The last update left something out, which may fit now.
+    again: bool,
+    /// When that was.
+    applied_ns: u64,
     /// Connections to these are to be ended, and when.
     stale: Vec<(u64, Removed)>,
     /// What was last said of what does not fit.
     complained: Vec<String>,
 }
 
-impl std::fmt::Debug for State {
+impl std::fmt::Debug for Inner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("State").field("attached", &self.attached).finish_non_exhaustive()
+        f.debug_struct("Inner").field("attach", &self.attach).field("pins", &self.pins).finish_non_exhaustive()
     }
 }
 
@@ -114,6 +125,18 @@ struct View {
     names: Names,
     /// Place, generation and service, by the id of the proxy's endpoint.
     places: HashMap<u64, (u32, u32)>,
+}
+
+/// Listens for captured connections where the proxy itself is not: every network namespace has a loopback of its own.
+pub trait Listeners: Send + Sync {
+    /// Listens on the captured addresses in the network namespace of the calling thread, whose cookie this is.
+    ///
+    /// # Errors
+    /// What the kernel says; it is tried again.
+    fn listen(&self, netns: u64) -> std::io::Result<()>;
+
+    /// Nobody is in this namespace any more.
+    fn leave(&self, netns: u64);
 }
 
 /// Where a captured connection was to go, and whence it came.
@@ -148,9 +171,9 @@ impl Agent {
             proxy_cgroup: own.cgroup.id,
             proxy_netns: netns::cookie()?,
             level: attach.level,
-            ..Settings::default()
+            ..maps.settings.get(&0, 0).unwrap_or_default()
         };
-        let state = State {
+        let mut state = State {
             ebpf,
             maps,
             reconciler,
@@ -160,9 +183,15 @@ impl Agent {
             attached: false,
             cgroups: HashSet::new(),
             by_address: false,
+            proxied: false,
+            again: false,
+            applied_ns: 0,
             stale: Vec::new(),
             complained: Vec::new(),
         };
+        let heartbeat = Mutex::new(store::heartbeat(&pins)?);
+        // Programs of a process before this one are to know the proxy's connections from now on.
+        state.write_settings()?;
         let inner = Inner {
             origins: store::socket_storage(&pins)?,
             marks: Mutex::new(store::socket_storage(&pins)?),
@@ -170,6 +199,7 @@ impl Agent {
             pins,
             end_stale: options.end_stale,
             held: Mutex::new(Some(held)),
+            heartbeat,
             state: Mutex::new(state),
             view: RwLock::default(),
             flows: Mutex::default(),
@@ -212,14 +242,17 @@ impl Agent {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn attach(&self) -> Result<(), EbpfSetupError> {
+    ///
+    /// `listeners` is asked to listen in the network namespaces of captured processes.
+    pub fn attach(&self, listeners: Arc<dyn Listeners>) -> Result<(), EbpfSetupError> {
+        self.inner.beat()?;
         let mut state = lock(&self.inner.state);
-        state.beat()?;
         programs::attach(&state.ebpf, &self.inner.attach, &self.inner.pins)?;
         state.attached = true;
         drop(state);
         let inner = self.inner.clone();
-        let thread = std::thread::Builder::new().name("ebpf".into()).spawn(move || background::run(&inner))?;
+        let thread =
+            std::thread::Builder::new().name("ebpf".into()).spawn(move || background::run(&inner, &*listeners))?;
         *lock(&self.thread) = Some(thread);
         Ok(())
     }
@@ -293,7 +326,7 @@ impl Agent {
     /// closed port.
     pub fn suspend(&self) {
         self.inner.stopping.store(true, Relaxed);
-        if let Err(error) = lock(&self.inner.state).maps.heartbeat.set(0, 0, 0) {
+        if let Err(error) = lock(&self.inner.heartbeat).set(0, 0, 0) {
             tracing::warn!(%error, "the kernel cannot be told that the proxy stops");
         }
         // The next one may begin while this one drains.
@@ -320,11 +353,23 @@ impl Drop for Agent {
 }
 
 impl Inner {
+    /// The proxy is alive.
+    fn beat(&self) -> Result<(), EbpfSetupError> {
+        let mut heartbeat = lock(&self.heartbeat);
+        // Nothing after the last word: see `suspend`.
+        if self.stopping.load(Relaxed) {
+            return Ok(());
+        }
+        heartbeat.set(0, sys::now_ns(), 0).map_err(|source| EbpfSetupError::Map { name: "HEARTBEAT", source })
+    }
+
     /// Brings the maps in line with the configuration, the endpoints and the cgroups that there are.
     fn reconcile(&self, state: &mut State) -> Result<(), EbpfSetupError> {
         let mut wanted = desired(&state.config, &state.live, |relative| self.attach.below(relative));
         state.cgroups = wanted.workloads.keys().copied().collect();
         state.by_address = !wanted.groups.is_empty();
+        let mut ports = wanted.services.iter().flat_map(|service| &service.ports);
+        state.proxied = ports.any(|port| port.action == Action::Proxy);
         if state.by_address {
             // Only now the addresses matter from which endpoints are reached.
             find_sources(&mut state.live);
@@ -347,13 +392,28 @@ impl Inner {
             }
         }
         *self.view.write().unwrap_or_else(PoisonError::into_inner) = view;
-        self.follow_up(state, report);
+        self.follow_up(state, report, &wanted.too_deep);
+        Ok(())
+    }
+
+    /// Gives back what was replaced: programs that may still have read it have ended long since.
+    fn reclaim(&self, state: &mut State) -> Result<(), EbpfSetupError> {
+        if state.reconciler.waiting() && sys::now_ns().saturating_sub(state.applied_ns) >= GRACE_NS {
+            state.reconciler.reclaim(&mut state.maps)?;
+        }
         Ok(())
     }
 
     /// Complains of what did not fit, and notes which connections are stale.
-    fn follow_up(&self, state: &mut State, report: Report) {
-        let complaints: Vec<String> = report.unfit.iter().map(ToString::to_string).collect();
+    fn follow_up(&self, state: &mut State, report: Report, too_deep: &[Key]) {
+        let deep = too_deep.iter().map(|key| {
+            format!(
+                "Workload {key} is not recognised: its cgroup is more than {MAX_DEPTH} levels below the attach point"
+            )
+        });
+        state.again = report.again;
+        state.applied_ns = sys::now_ns();
+        let complaints: Vec<String> = report.unfit.iter().map(ToString::to_string).chain(deep).collect();
         if complaints != state.complained {
             complaints.iter().for_each(|complaint| tracing::error!("{complaint}"));
             state.complained = complaints;
@@ -378,12 +438,6 @@ impl State {
     fn write_settings(&mut self) -> Result<(), EbpfSetupError> {
         let failed = |source| EbpfSetupError::Map { name: "SETTINGS", source };
         self.maps.settings.set(0, self.settings, 0).map_err(failed)
-    }
-
-    /// The proxy is alive.
-    fn beat(&mut self) -> Result<(), EbpfSetupError> {
-        let failed = |source| EbpfSetupError::Map { name: "HEARTBEAT", source };
-        self.maps.heartbeat.set(0, sys::now_ns(), 0).map_err(failed)
     }
 }
 

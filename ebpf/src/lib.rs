@@ -18,3 +18,5 @@ pub mod reconcile;
 pub mod status;
 pub mod store;
 mod sys;
+#[cfg(test)]
+mod testing;

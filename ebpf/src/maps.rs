@@ -15,10 +15,10 @@ use std::{
 };
 
 use weft_ebpf_abi::{Action, Addr, MAX_DEPTH, Policy, access, flag, id};
-use weft_model::config::{AppProtocol, Config, Key, Service, ServiceMode};
+use weft_model::config::{Config, Key, Service, ServicePort};
 
 pub(crate) use policy::content;
-pub use policy::{Access, Block, TRUST_DOMAIN};
+pub use policy::{Access, Block};
 pub(crate) use slots::shares;
 
 /// One endpoint as the proxy knows it: names resolved, health and breaker known.
@@ -130,7 +130,7 @@ pub fn desired(config: &Config, live: &[Live], cgroup: impl Fn(&str) -> Option<u
             if protected {
                 flags |= flag::POLICY;
             }
-            let action = action(service, port.protocol);
+            let action = action(service, port);
             let id = id(&format!("{name}:{}", port.port));
             desired.names.insert(id, format!("{}:{}", service.key, port.port).into());
             ports.push(Port {
@@ -156,11 +156,8 @@ fn full_name(key: &Key) -> String {
     format!("{}/{}", key.namespace, key.name)
 }
 
-fn action(service: &Service, protocol: AppProtocol) -> Action {
-    match (service.mode, protocol) {
-        (ServiceMode::Direct, _) | (ServiceMode::Auto, AppProtocol::Tcp) => Action::Direct,
-        (ServiceMode::Proxy | ServiceMode::Auto, _) => Action::Proxy,
-    }
+fn action(service: &Service, port: &ServicePort) -> Action {
+    if service.is_proxied(port) { Action::Proxy } else { Action::Direct }
 }
 
 fn endpoint(live: &Live) -> Endpoint {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use weft_ebpf_abi::{Addr, Sources};
+use weft_ebpf_abi::{Addr, Namespace};
 
 use crate::sys;
 
@@ -48,16 +48,16 @@ pub fn source(to: IpAddr) -> Option<IpAddr> {
     socket.local_addr().ok().map(|local| local.ip())
 }
 
-/// The cookie of the calling thread's namespace, and from where it connects by default.
+/// What the programs have to know of the calling thread's namespace: its cookie, and from where it connects by default.
 ///
 /// # Errors
 /// As [`cookie`].
-pub fn sources() -> io::Result<(u64, Sources)> {
+pub fn describe() -> io::Result<(u64, Namespace)> {
     // Addresses for documentation (RFC 5737, RFC 3849): the default route leads there, and nothing is sent.
     let default = |to: IpAddr| source(to).map_or(Addr::NONE, Addr::from);
-    let v4 = default(Ipv4Addr::new(192, 0, 2, 1).into());
-    let v6 = default(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into());
-    Ok((cookie()?, Sources { v4, v6 }))
+    let source4 = default(Ipv4Addr::new(192, 0, 2, 1).into());
+    let source6 = default(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into());
+    Ok((cookie()?, Namespace { source4, source6, ..Namespace::default() }))
 }
 
 #[cfg(test)]

@@ -44,7 +44,7 @@ pub const MAPS: [&str; 17] = [
     "WORKLOADS",
     "POLICY",
     "BLOCKS",
-    "SOURCES",
+    "NAMESPACES",
     "META",
     "HANDOFF",
     "CONNECTIONS",

@@ -1,7 +1,7 @@
 //! Brings the kernel's maps in line with what is desired, while programs read them.
 //!
 //! ```text
-//!  endpoints ─▶ policies and their blocks ─▶ workloads ─▶ tables in free slots ─▶ VIPS: the switch, one write each
+//!  endpoints ─▶ blocks, then policies ─▶ workloads ─▶ tables in free slots ─▶ VIPS: the switch, one write each
 //!                                                                                        │
 //!  next apply: slots, places, blocks are free again ◀─ what nothing refers to any more ◀─┘
 //! ```
@@ -13,25 +13,28 @@
 mod access;
 mod places;
 mod ranges;
+mod report;
 mod store;
 mod tables;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    fmt,
+    collections::{HashMap, HashSet},
     net::SocketAddr,
-    sync::Arc,
 };
 
 use weft_ebpf_abi::{Action, Addr, Vip, VipKey};
 
-pub use self::store::{Map, Store, StoreError};
 use self::{
     access::{Policies, Undo},
     places::Places,
+    report::Unfits,
     tables::{Extent, Tables},
+};
+pub use self::{
+    report::{Removed, Report, Unfit},
+    store::{Map, Store, StoreError},
 };
 use crate::maps::{Captured, Desired, Port, shares};
 
@@ -40,61 +43,6 @@ use crate::maps::{Captured, Desired, Port, shares};
 struct Seen<T> {
     value: T,
     epoch: u64,
-}
-
-/// What an apply did.
-#[derive(Debug, Default)]
-pub struct Report {
-    /// Endpoints that are gone. Connections to them can be ended.
-    pub removed: Vec<Removed>,
-    /// What did not fit, by map. Everything else is in force.
-    pub unfit: Vec<Unfit>,
-    /// There will be more room in the next apply of the same: some of what was replaced rests until then.
-    pub again: bool,
-}
-
-/// An endpoint that is gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Removed {
-    /// Its place in ENDPOINTS.
-    pub place: u32,
-    /// With this generation.
-    pub generation: u32,
-    /// Where it was.
-    pub address: SocketAddr,
-    /// The service's port.
-    pub service: u64,
-}
-
-/// What did not fit into a map.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub struct Unfit {
-    /// The map.
-    pub map: Map,
-    /// Services, in WORKLOADS workloads.
-    pub names: Vec<Arc<str>>,
-}
-
-impl fmt::Display for Unfit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (what, fate) = match self.map {
-            Map::Workloads => ("workload", "their processes count as everybody else"),
-            _ => ("service", "what was in force for them stays in force"),
-        };
-        let plural = if self.names.len() == 1 { "" } else { "s" };
-        write!(
-            f,
-            "{} has room for {} entries: {} {what}{plural} did not fit (",
-            self.map,
-            self.map.size(),
-            self.names.len()
-        )?;
-        for (i, name) in self.names.iter().take(3).enumerate() {
-            write!(f, "{}{name}", if i == 0 { "" } else { ", " })?;
-        }
-        let more = if self.names.len() > 3 { ", …" } else { "" };
-        write!(f, "{more}); {fate}; {}", self.map.advice())
-    }
 }
 
 /// Knows what the maps hold.
@@ -139,7 +87,7 @@ impl Reconciler {
         self.reclaim(store)?;
         self.epoch += 1;
         let mut unfit = Unfits::default();
-        let mut undo: HashMap<usize, Undo> = HashMap::new();
+        let mut undo = Undo::new();
 
         self.places.begin();
         for (i, service) in desired.services.iter().enumerate() {
@@ -148,25 +96,24 @@ impl Reconciler {
         self.places.end();
         for (i, service) in desired.services.iter().enumerate().filter(|(_, service)| service.access.is_some()) {
             if !unfit.services.contains_key(&i) {
-                self.set_policies(i, service, desired, &mut undo, &mut unfit, store)?;
+                let done = self.set_policies(service, desired, &mut undo, store);
+                self.undo_policies(service, &done, &mut undo, store)?;
+                unfit.note(i, done)?;
             }
         }
         let unfit_workloads = self.set_workloads(desired, store)?;
+        self.policies.trim(self.epoch, &self.kept(&unfit, desired), &mut undo, store)?;
         for (i, service) in desired.services.iter().enumerate() {
             if !unfit.services.contains_key(&i) {
                 let done = self.set_vips(service, store);
-                if matches!(done, Err(StoreError::Full(_)))
-                    && let Some(undo) = undo.remove(&i)
-                {
-                    self.policies.undo(undo, self.epoch, store)?;
-                }
+                self.undo_policies(service, &done, &mut undo, store)?;
                 unfit.note(i, done)?;
             }
         }
 
         let kept = self.kept(&unfit, desired);
         self.remove_vips(&kept, store)?;
-        self.policies.sweep(self.epoch, &kept, store)?;
+        self.policies.retire(self.epoch, &kept);
         self.places.sweep(self.epoch, &kept, store, &mut self.removed)?;
         let unfit = unfit.named(desired, unfit_workloads);
         Ok(Report { removed: std::mem::take(&mut self.removed), again: !unfit.is_empty() && self.waiting(), unfit })
@@ -234,27 +181,31 @@ impl Reconciler {
 
     fn set_policies(
         &mut self,
-        i: usize,
         service: &Captured,
         desired: &Desired,
-        undo: &mut HashMap<usize, Undo>,
-        unfit: &mut Unfits,
+        undo: &mut Undo,
         store: &mut dyn Store,
     ) -> Result<(), StoreError> {
-        let Some(access) = &service.access else { return Ok(()) };
-        let mut written = Undo::new();
-        for port in service.ports.iter().filter(|_| !service.vips.is_empty()) {
-            match self.policies.set(port.id, access, &desired.groups, self.epoch, &mut written, store) {
-                Ok(()) => {}
-                Err(error @ StoreError::Full(_)) => {
-                    self.policies.undo(written, self.epoch, store)?;
-                    return unfit.note(i, Err(error));
-                }
-                Err(error) => return Err(error),
+        if let Some(access) = service.access.as_ref().filter(|_| !service.vips.is_empty()) {
+            for port in &service.ports {
+                self.policies.set(port.id, access, &desired.groups, self.epoch, undo, store)?;
             }
         }
-        if !written.is_empty() {
-            undo.insert(i, written);
+        Ok(())
+    }
+
+    /// If the service does not fit.
+    fn undo_policies(
+        &mut self,
+        service: &Captured,
+        done: &Result<(), StoreError>,
+        undo: &mut Undo,
+        store: &mut dyn Store,
+    ) -> Result<(), StoreError> {
+        if matches!(done, Err(StoreError::Full(_))) {
+            for port in &service.ports {
+                self.policies.undo(port.id, undo, self.epoch, store)?;
+            }
         }
         Ok(())
     }
@@ -413,38 +364,5 @@ impl Reconciler {
         // That for all other ports first: it would refuse the ports of a service that is going.
         gone.sort_unstable_by_key(|key| key.port);
         gone.into_iter().try_for_each(|key| self.remove_vip(key, store))
-    }
-}
-
-/// Services that did not fit.
-#[derive(Default)]
-struct Unfits {
-    services: HashMap<usize, Map>,
-}
-
-impl Unfits {
-    fn note(&mut self, service: usize, done: Result<(), StoreError>) -> Result<(), StoreError> {
-        match done {
-            Err(StoreError::Full(map)) => {
-                self.services.insert(service, map);
-                Ok(())
-            }
-            done => done,
-        }
-    }
-
-    fn named(self, desired: &Desired, workloads: Vec<u64>) -> Vec<Unfit> {
-        let mut unfit: BTreeMap<Map, Vec<Arc<str>>> = BTreeMap::new();
-        let mut add = |map: Map, id: u64| {
-            let name = desired.names.get(&id).cloned().unwrap_or_else(|| format!("{id:016x}").into());
-            unfit.entry(map).or_default().push(name);
-        };
-        self.services.iter().for_each(|(&i, &map)| add(map, desired.services[i].id));
-        workloads.into_iter().for_each(|workload| add(Map::Workloads, workload));
-        let sorted = unfit.into_iter().map(|(map, mut names)| {
-            names.sort_unstable();
-            Unfit { map, names }
-        });
-        sorted.collect()
     }
 }

@@ -6,7 +6,7 @@ use aya::{
     Ebpf,
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf, SkStorage},
 };
-use weft_ebpf_abi::{BlockKey, Connection, Endpoint, Meta, Policy, PolicyKey, Settings, Sources, Stats, Vip, VipKey};
+use weft_ebpf_abi::{BlockKey, Connection, Endpoint, Meta, Namespace, Policy, PolicyKey, Settings, Stats, Vip, VipKey};
 
 use crate::{pins::Pins, programs::EbpfSetupError};
 
@@ -22,7 +22,7 @@ pub struct Maps {
     pub(crate) workloads: HashMap<MapData, u64, u64>,
     pub(crate) policy: HashMap<MapData, PolicyKey, Policy>,
     pub(crate) blocks: LpmTrie<MapData, BlockKey, u32>,
-    pub(crate) sources: HashMap<MapData, u64, Sources>,
+    pub(crate) namespaces: HashMap<MapData, u64, Namespace>,
     pub(crate) connections: HashMap<MapData, u64, Connection>,
     pub(crate) verdicts: PerCpuArray<MapData, u64>,
     pub(crate) event_rate: PerCpuArray<MapData, [u64; 3]>,
@@ -65,7 +65,7 @@ impl Maps {
             workloads: typed!("WORKLOADS"),
             policy: typed!("POLICY"),
             blocks: typed!("BLOCKS"),
-            sources: typed!("SOURCES"),
+            namespaces: typed!("NAMESPACES"),
             connections: typed!("CONNECTIONS"),
             verdicts: typed!("VERDICTS"),
             event_rate: typed!("EVENT_RATE"),
@@ -118,6 +118,15 @@ impl std::fmt::Debug for Maps {
 pub(crate) fn socket_storage(pins: &Pins) -> Result<SkStorage<MapData, Meta>, EbpfSetupError> {
     let open = || Map::from_map_data(MapData::from_pin(pins.map("META"))?)?.try_into();
     open().map_err(|source| EbpfSetupError::Map { name: "META", source })
+}
+
+/// The heartbeat, opened a second time.
+///
+/// # Errors
+/// When it is not pinned.
+pub(crate) fn heartbeat(pins: &Pins) -> Result<Array<MapData, u64>, EbpfSetupError> {
+    let open = || Map::from_map_data(MapData::from_pin(pins.map("HEARTBEAT"))?)?.try_into();
+    open().map_err(|source| EbpfSetupError::Map { name: "HEARTBEAT", source })
 }
 
 /// The ring of events.

@@ -45,7 +45,14 @@ fn smoke() {
     }];
     agent.captured(&["127.0.0.1:15001".parse().unwrap()]).unwrap();
     agent.update(Arc::new(config), live).unwrap();
-    agent.attach().unwrap();
+    struct Nowhere;
+    impl weft_ebpf::agent::Listeners for Nowhere {
+        fn listen(&self, _: u64) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn leave(&self, _: u64) {}
+    }
+    agent.attach(Arc::new(Nowhere)).unwrap();
     let py = r#"
 import socket,sys
 for (host,port,fam) in [("10.96.0.20",6379,socket.AF_INET),("::ffff:10.96.0.20",6379,socket.AF_INET6),("10.96.0.20",1,socket.AF_INET),("10.96.0.10",80,socket.AF_INET),("127.0.0.1",1,socket.AF_INET)]:

@@ -9,7 +9,6 @@ pub mod guard;
 pub mod rewind;
 
 use std::{
-    cell::RefCell,
     collections::HashMap,
     future::{Future, poll_fn},
     io,
@@ -39,15 +38,24 @@ use crate::{
 /// A connection moves to another worker when that one has fewer by more than this.
 const IMBALANCE: u32 = 4;
 
+/// What stops each accept loop, by network namespace (0: the proxy's own) and port.
+type Loops = HashMap<(u64, PortId), Rc<Notify>>;
+
 /// Carries out commands until the worker has drained.
 pub async fn run(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command>) {
-    let loops: RefCell<HashMap<PortId, Rc<Notify>>> = RefCell::default();
+    let mut loops = Loops::new();
     while let Some(command) = commands.recv().await {
         match command {
-            Command::Listen(port, listener) => listen(&worker, &loops, port, listener, arrived),
-            Command::Capture(port, listener) => listen(&worker, &loops, port, listener, captured),
+            Command::Listen(port, listener) => listen(&worker, &mut loops, (0, port), listener, arrived),
+            Command::Capture(netns, port, listener) => listen(&worker, &mut loops, (netns, port), listener, captured),
+            Command::Leave(netns) => loops.retain(|(of, _), stop| {
+                if *of == netns {
+                    stop.notify_one();
+                }
+                *of != netns
+            }),
             Command::Unlisten(port) => {
-                if let Some(stop) = loops.borrow_mut().remove(&port) {
+                if let Some(stop) = loops.remove(&(0, port)) {
                     stop.notify_one();
                 }
             }
@@ -58,7 +66,7 @@ pub async fn run(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Comma
             Command::Drain => {
                 // Each loop takes what the kernel has completed for it, and ends.
                 worker.draining.set(true);
-                loops.borrow_mut().drain().for_each(|(_, stop)| stop.notify_one());
+                loops.drain().for_each(|(_, stop)| stop.notify_one());
                 // HTTP/2 is told by GOAWAY at once; HTTP/1.1 by `Connection: close` on its next response.
                 worker.connections.give_all(Order::Drain);
             }
@@ -99,16 +107,17 @@ fn captured(worker: &Worker, port: PortId, stream: &TcpStream, peer: SocketAddr)
 
 fn listen(
     worker: &Rc<Worker>,
-    loops: &RefCell<HashMap<PortId, Rc<Notify>>>,
-    port: PortId,
+    loops: &mut Loops,
+    id: (u64, PortId),
     listener: std::net::TcpListener,
     classify: Classify,
 ) {
+    let (_, port) = id;
     match TcpListener::from_std(listener) {
         Ok(listener) => {
             let stop = Rc::new(Notify::new());
             spawn_local(accept(worker.clone(), port, listener, stop.clone(), classify));
-            loops.borrow_mut().insert(port, stop);
+            loops.insert(id, stop);
         }
         Err(error) => tracing::error!(%port, %error, "cannot listen"),
     }

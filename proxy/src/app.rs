@@ -158,7 +158,7 @@ impl App {
         for (address, sockets) in listening {
             captured.push(address);
             for (worker, socket) in senders.iter().zip(sockets) {
-                let _ = worker.send(Command::Capture(address, socket));
+                let _ = worker.send(Command::Capture(0, address, socket));
             }
         }
         let state = Arc::new(State {
@@ -325,6 +325,11 @@ impl App {
         &self.captured
     }
 
+    /// Listens for captured connections in other network namespaces too.
+    pub fn capturer(&self) -> Capturer {
+        Capturer { addresses: self.captured.clone(), workers: self.workers.clone() }
+    }
+
     /// Requests in flight and open connections, over all workers.
     pub fn load(&self) -> (u32, u32) {
         let requests = self.shared.requests.iter().map(InFlight::get).sum();
@@ -370,6 +375,36 @@ impl App {
         let shared = self.shared.clone();
         let _ = tokio::task::spawn_blocking(move || shared.telemetry.flush_access_log(FLUSH)).await;
         ended
+    }
+}
+
+/// Listens for captured connections where the proxy itself is not: every network namespace has a loopback of its own.
+#[derive(Debug, Clone)]
+pub struct Capturer {
+    addresses: Vec<SocketAddr>,
+    workers: Vec<mpsc::UnboundedSender<Command>>,
+}
+
+impl Capturer {
+    /// Listens on the addresses of [`App::captured`] in the network namespace of the calling thread; `netns` names it.
+    ///
+    /// # Errors
+    /// When an address is not to be had there.
+    pub fn listen(&self, netns: u64) -> io::Result<()> {
+        for (address, sockets) in bind::captured(&self.addresses, self.workers.len()).map_err(io::Error::other)? {
+            for (worker, socket) in self.workers.iter().zip(sockets) {
+                // A worker is gone only when the process is on its way out.
+                let _ = worker.send(Command::Capture(netns, address, socket));
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops listening there.
+    pub fn leave(&self, netns: u64) {
+        for worker in &self.workers {
+            let _ = worker.send(Command::Leave(netns));
+        }
     }
 }
 

@@ -12,11 +12,11 @@ pub mod routes;
 mod rule;
 pub mod service;
 
-use std::time::Instant;
+use std::{borrow::Cow, time::Instant};
 
 use http::HeaderMap;
 use serde_json::{Map, Value, json};
-use weft_model::config::{Gateway, HttpRoute, HttpRule, Listener, RouteKind};
+use weft_model::config::{BackendRef, Filter, Gateway, HttpRoute, HttpRule, Key, Listener, RouteKind};
 
 pub use question::Question;
 
@@ -30,7 +30,10 @@ use crate::{
         hosts::{self, Listeners},
         rewrite::Scheme,
     },
-    snapshot::{Port, PortKind, Snapshot, compile::by_port},
+    snapshot::{
+        PortId, PortKind, Snapshot,
+        compile::{IMPLICIT, by_port},
+    },
 };
 
 /// A request on one listener.
@@ -43,15 +46,44 @@ pub(crate) struct Case<'a> {
     /// What the request's headers say at a glance.
     pub(crate) seen: Seen,
     /// Where it would arrive.
-    pub(crate) port: &'a Port,
+    pub(crate) at: PortId,
+    /// What is served there.
+    pub(crate) kind: &'a PortKind,
+    /// The service that has the address, if the connection would be captured.
+    pub(crate) captured: Option<&'a Key>,
     pub(crate) now: Instant,
     /// For each rule of the snapshot: its route, its number in it, and itself.
     pub(crate) written: &'a [(&'a HttpRoute, usize, &'a HttpRule)],
 }
 
+/// A rule as it was written.
+pub(crate) struct Written<'a> {
+    /// Its route; `None` for the rule that a service has without any.
+    pub(crate) route: Option<&'a HttpRoute>,
+    /// As spans and lists call it.
+    pub(crate) name: Cow<'a, str>,
+    pub(crate) filters: &'a [Filter],
+    pub(crate) backends: Cow<'a, [BackendRef]>,
+}
+
 impl Case<'_> {
     pub(crate) fn headers(&self) -> &HeaderMap {
         self.question.request.headers()
+    }
+
+    /// What a rule of the snapshot was written as.
+    pub(crate) fn written(&self, index: u32) -> Option<Written<'_>> {
+        if let Some((route, number, rule)) = self.written.get(index as usize) {
+            return Some(Written {
+                route: Some(route),
+                name: rule.name.as_deref().map_or_else(|| number.to_string().into(), Cow::Borrowed),
+                filters: &rule.filters,
+                backends: Cow::Borrowed(&rule.backends),
+            });
+        }
+        let service = self.captured?.clone();
+        let itself = BackendRef { service, port: self.at.port(), weight: 1, filters: Vec::new() };
+        Some(Written { route: None, name: IMPLICIT.into(), filters: &[], backends: Cow::Owned(vec![itself]) })
     }
 
     pub(crate) fn query(&self) -> Option<&str> {
@@ -81,14 +113,44 @@ pub fn explain(snapshot: &Snapshot, shed: &Shed, question: &Question, now: Insta
     let listeners = by_port(&snapshot.config);
     let written: Vec<_> = snapshot.written().collect();
     let seen = headers::scan(question.request.headers());
+    // What an application asks for that connects to a service's own address.
+    let virtual_port = question.address.and_then(|at| Some((at, snapshot.virtual_port(at)?)));
+    let case = |at: PortId, kind, captured| Case {
+        snapshot,
+        shed,
+        question,
+        asked: &asked,
+        seen,
+        at,
+        kind,
+        captured,
+        now,
+        written: &written,
+    };
+    if let Some((at, port)) = virtual_port {
+        let case = case(at, &port.kind, Some(&port.service));
+        let mut shown = named(&case, format!("Service {}", port.service), at.port().to_string());
+        match unfit(&case) {
+            Some(why) => {
+                shown.insert("why".into(), json!(why));
+                skipped.push(Value::Object(shown));
+            }
+            None => {
+                shown.extend(on_listener(&case));
+                taken.push(Value::Object(shown));
+            }
+        }
+    }
     for port in &snapshot.ports {
-        let case = Case { snapshot, shed, question, asked: &asked, seen, port, now, written: &written };
+        let case = case(port.id, &port.kind, None);
         let own = listeners.get(&port.id).map_or(&[][..], Vec::as_slice);
         let hostnames = own.iter().enumerate().map(|(at, (_, listener))| (listener.hostname.clone(), at));
         let chosen = Listeners::build(hostnames.collect()).find(asked.host()).copied();
         for (at, (gateway, listener)) in own.iter().enumerate() {
-            let mut shown = name(gateway, listener, port);
-            match refusal(&case, listener, chosen == Some(at)) {
+            let mut shown = name(&case, gateway, listener);
+            let elsewhere =
+                virtual_port.map(|(_, port)| format!("the URL asks for an address of service {}", port.service));
+            match elsewhere.or_else(|| refusal(&case, listener, chosen == Some(at))) {
                 Some(why) => {
                     shown.insert("why".into(), json!(why));
                     skipped.push(Value::Object(shown));
@@ -122,33 +184,47 @@ fn fields(headers: &HeaderMap) -> Vec<Value> {
     headers.iter().map(|(name, value)| json!([name.as_str(), String::from_utf8_lossy(value.as_bytes())])).collect()
 }
 
-fn name(gateway: &Gateway, listener: &Listener, port: &Port) -> Map<String, Value> {
-    let protocol = match &port.kind {
+fn name(case: &Case<'_>, gateway: &Gateway, listener: &Listener) -> Map<String, Value> {
+    let mut shown = named(case, gateway.key.to_string(), listener.name.to_string());
+    shown.insert("hostname".into(), json!(listener.hostname.as_ref().map(ToString::to_string)));
+    shown
+}
+
+fn named(case: &Case<'_>, gateway: String, listener: String) -> Map<String, Value> {
+    let protocol = match case.kind {
         PortKind::Http { tls: None, .. } => "HTTP",
         PortKind::Http { tls: Some(_), .. } => "HTTPS",
         PortKind::Tcp(_) => "TCP",
     };
     let mut shown = Map::new();
-    shown.insert("gateway".into(), json!(gateway.key.to_string()));
-    shown.insert("listener".into(), json!(&*listener.name));
-    shown.insert("address".into(), json!(port.id.to_string()));
+    shown.insert("gateway".into(), json!(gateway));
+    shown.insert("listener".into(), json!(listener));
+    shown.insert("address".into(), json!(case.at.to_string()));
     shown.insert("protocol".into(), json!(protocol));
-    shown.insert("hostname".into(), json!(listener.hostname.as_ref().map(ToString::to_string)));
+    shown.insert("hostname".into(), Value::Null);
     shown
 }
 
-/// Why a listener does not take the request.
-fn refusal(case: &Case<'_>, listener: &Listener, chosen: bool) -> Option<String> {
-    let PortKind::Http { tls, .. } = &case.port.kind else {
+/// Why a port does not take the request, whatever its host is.
+fn unfit(case: &Case<'_>) -> Option<String> {
+    let PortKind::Http { tls, .. } = case.kind else {
         return Some("carries TCP, without a look at requests".into());
     };
-    if let Some(port) = case.question.port.filter(|port| *port != case.port.id.port()) {
+    if let Some(port) = case.question.port.filter(|port| *port != case.at.port()) {
         return Some(format!("the URL asks for port {port}"));
     }
     let scheme = if tls.is_some() { Scheme::Https } else { Scheme::Http };
     if scheme != case.question.scheme {
         let (speaks, wanted) = (scheme.as_str(), case.question.scheme.as_str());
         return Some(format!("speaks {speaks}, the URL asks for {wanted}"));
+    }
+    None
+}
+
+/// Why a listener does not take the request.
+fn refusal(case: &Case<'_>, listener: &Listener, chosen: bool) -> Option<String> {
+    if let Some(why) = unfit(case) {
+        return Some(why);
     }
     let host = case.asked.host();
     match &listener.hostname {
@@ -160,7 +236,7 @@ fn refusal(case: &Case<'_>, listener: &Listener, chosen: bool) -> Option<String>
 
 fn on_listener(case: &Case<'_>) -> Map<String, Value> {
     let mut shown = Map::new();
-    let PortKind::Http { listeners, .. } = &case.port.kind else { return shown };
+    let PortKind::Http { listeners, .. } = case.kind else { return shown };
     let Some(table) = listeners.find(case.asked.host()) else { return shown };
     let considered = candidates(table, case);
     let winner = considered.iter().find_map(|group| match group.best.verdict {
@@ -198,10 +274,11 @@ struct Group<'t> {
 impl Group<'_> {
     fn name(&self, case: &Case<'_>) -> Map<String, Value> {
         let mut name = Map::new();
-        if let Some((route, number, rule)) = case.written.get(*self.best.target as usize) {
-            name.insert("kind".into(), json!(kind(route.kind)));
-            name.insert("route".into(), json!(route.key.to_string()));
-            name.insert("rule".into(), json!(rule.name.as_deref().map_or_else(|| number.to_string(), str::to_owned)));
+        if let Some(written) = case.written(*self.best.target) {
+            let key = written.route.map(|route| &route.key).or(case.captured);
+            name.insert("kind".into(), json!(written.route.map_or(SERVICE, |route| kind(route.kind))));
+            name.insert("route".into(), json!(key.map(ToString::to_string)));
+            name.insert("rule".into(), json!(written.name));
         }
         name.insert("match".into(), json!(describe(self.best.matcher)));
         name.insert("hostnames".into(), json!(self.hostnames));
@@ -250,6 +327,9 @@ fn candidates<'t>(table: &'t RouteTable<u32>, case: &Case<'_>) -> Vec<Group<'t>>
     groups.sort_by_key(|group| group.best.distance());
     groups
 }
+
+/// What a rule that nobody wrote belongs to.
+pub(crate) const SERVICE: &str = "Service";
 
 /// As written in a document's `kind`.
 pub(crate) const fn kind(kind: RouteKind) -> &'static str {

@@ -144,7 +144,8 @@ impl Snapshot {
     }
 
     /// What [`Self::rules`] were written as, one by one: route, number of the rule in it, rule. The rules that nobody wrote
-    /// come after them, see [`VirtualPort::implicit`].
+    /// come after them, see
+    /// [`VirtualPort::implicit`].
     pub fn written(&self) -> impl Iterator<Item = (&HttpRoute, usize, &HttpRule)> {
         let routes = self.config.http_routes.iter();
         routes.flat_map(|route| route.rules.iter().enumerate().map(move |(number, rule)| (route, number, rule)))

@@ -73,8 +73,10 @@ pub enum Command {
     Listen(crate::snapshot::PortId, std::net::TcpListener),
     /// Stop accepting there.
     Unlisten(crate::snapshot::PortId),
-    /// Accept captured connections on this socket.
-    Capture(std::net::SocketAddr, std::net::TcpListener),
+    /// Accept captured connections on this socket, which is in this network namespace (0: the proxy's own).
+    Capture(u64, std::net::SocketAddr, std::net::TcpListener),
+    /// Stop accepting captured connections in this network namespace.
+    Leave(u64),
     /// A connection that another worker accepted.
     Adopt(accept::Arrived, std::net::TcpStream),
     /// Stop accepting everywhere; connections end after their next response.

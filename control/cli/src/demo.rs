@@ -1,8 +1,11 @@
 //! `weft demo`: three sample services, the proxy in front of them, gentle traffic. Everything on loopback, everything in
 //! this process; Ctrl-C ends it.
 
+mod mesh;
 mod services;
 mod traffic;
+
+pub use mesh::{ClientArgs, client};
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
@@ -36,18 +39,51 @@ pub fn run(args: Args) -> Done {
     let samples = services::start().map_err(failed)?;
     let port = free_port(args.port).map_err(failed)?;
     let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port(args.admin_port).map_err(failed)?));
-    let config = Config::write(&configuration(port, &samples)).map_err(failed)?;
-    let options = Options { node: "demo".into(), admin: Some(admin), ..Options::default() };
+    let mut stage = mesh::Stage::set();
+    let config = Config::write(&configuration(port, &samples, stage.is_ok())).map_err(failed)?;
+    let captured = mesh::captured().map_err(failed)?;
+    let options = Options { node: "demo".into(), admin: Some(admin), captured, ..Options::default() };
+    let kernel = stage.as_ref().ok().map(mesh::Stage::wanted);
     let path = config.path.clone();
-    let quiet = args.quiet;
-    let done = node::run(options, None, vec![config.path.clone()], move |_| {
+    let done = node::run(options, kernel, vec![config.path.clone()], |captured| {
         print_line(&guide(port, admin, &path));
-        if !quiet && let Err(error) = traffic::start(port) {
+        match &mut stage {
+            Ok(stage) if captured => transparent(stage, admin, args.quiet),
+            Ok(_) => {}
+            Err(error) => print_line(&format!("\nWithout capturing in the kernel ({error}): `weft check` says more.")),
+        }
+        if !args.quiet
+            && let Err(error) = traffic::start(port)
+        {
             eprint_line(&format!("no traffic: {error}"));
         }
     });
+    drop(stage);
     eprint_line("demo ended");
     done
+}
+
+/// The part that needs the kernel.
+fn transparent(stage: &mut mesh::Stage, admin: SocketAddr, quiet: bool) {
+    let cgroup = stage.path().display();
+    print_line(&format!(
+        "
+Connections are captured in the kernel, for processes below {cgroup}. No port, no proxy in their environment:
+
+  sh -c 'echo $$ > {cgroup}/shop/cgroup.procs; exec curl -i http://{hello}/'    an address that exists only there
+  weft ebpf flows -f --admin {admin}    every verdict, as it is made
+  weft ebpf status --admin {admin}      programs, maps, counters
+",
+        hello = mesh::HELLO
+    ));
+    if quiet {
+        return;
+    }
+    if let Err(error) = stage.play() {
+        eprint_line(&format!("no captured traffic: {error}"));
+        return;
+    }
+    std::thread::spawn(move || mesh::verdicts(admin).iter().for_each(|line| print_line(line)));
 }
 
 /// The wanted port, or one that the kernel has left.
@@ -81,7 +117,7 @@ impl Drop for Config {
     }
 }
 
-fn configuration(port: u16, samples: &services::Samples) -> String {
+fn configuration(port: u16, samples: &services::Samples, mesh: bool) -> String {
     let endpoints = |addresses: &[SocketAddr]| {
         addresses
             .iter()
@@ -89,19 +125,22 @@ fn configuration(port: u16, samples: &services::Samples) -> String {
             .collect::<String>()
     };
     let service = |name: &str, addresses: &[SocketAddr]| {
+        let address =
+            if mesh && name == "hello" { format!("  clusterIPs: [{}]\n", mesh::HELLO) } else { String::new() };
         format!(
-            "---\napiVersion: weft.dev/v1alpha1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  \
+            "---\napiVersion: weft.dev/v1alpha1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n{address}  \
              ports: [{{name: http, port: 80, appProtocol: http}}]\n  endpoints:\n{}",
             endpoints(addresses)
         )
     };
     format!(
-        "# Edit and save: the running demo takes it over, and says so when something is wrong.\n{}{}{}{}{}",
+        "# Edit and save: the running demo takes it over, and says so when something is wrong.\n{}{}{}{}{}{}",
         include_str!("demo/routes.yaml").replace("PORT", &port.to_string()),
         service("hello", &samples.hello),
         service("cart", &samples.cart),
         service("flaky", &samples.flaky),
         service("calm", &samples.flaky),
+        if mesh { mesh::configuration(samples) } else { String::new() },
     )
 }
 

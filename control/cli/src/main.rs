@@ -44,6 +44,9 @@ struct Cli {
 enum Verb {
     /// Three sample services, the proxy in front of them, gentle traffic. Needs no arguments and no privileges.
     Demo(demo::Args),
+    /// A client of the demo.
+    #[command(hide = true)]
+    DemoClient(demo::ClientArgs),
     /// The proxy alone, from files that are watched.
     Proxy(Box<proxy::Args>),
     /// A whole node from files that are applied and watched: as `weft proxy --config`, and later with the control plane in
@@ -83,6 +86,7 @@ fn main() -> std::process::ExitCode {
     logging::start(cli.log_format);
     let done = match cli.verb {
         Verb::Demo(args) => demo::run(args),
+        Verb::DemoClient(args) => demo::client(&args),
         Verb::Proxy(args) => proxy::run(*args),
         Verb::Up(args) => up::run(*args),
         Verb::Check(args) => check::run(&args),

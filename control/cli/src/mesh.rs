@@ -8,6 +8,7 @@
 
 use std::{
     collections::HashMap,
+    io,
     os::fd::BorrowedFd,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -16,12 +17,12 @@ use std::{
 use serde_json::Value;
 use tokio::{sync::watch, task::JoinHandle};
 use weft_ebpf::{
-    agent::{Agent, Options},
+    agent::{Agent, Listeners, Options},
     maps::Live,
     programs::EbpfSetupError,
 };
 use weft_proxy::{
-    app::App,
+    app::{App, Capturer},
     endpoint::{self, FULL_WEIGHT},
     kernel::{Kernel, Origin, Signals},
     snapshot::Snapshot,
@@ -64,7 +65,7 @@ impl Mesh {
         self.agent.captured(app.captured())?;
         let snapshot = app.shared().snapshot.load_full();
         self.agent.update(snapshot.config.clone(), live(&snapshot))?;
-        self.agent.attach()?;
+        self.agent.attach(Arc::new(Elsewhere(app.capturer())))?;
         self.snapshots.send_replace(snapshot);
         self.task = Some(tokio::spawn(keep_up(self.agent.clone(), self.snapshots.subscribe())));
         Ok(())
@@ -158,6 +159,19 @@ fn live(snapshot: &Snapshot) -> Vec<Live> {
 fn share(weight: u32, percent: u32) -> u32 {
     // What all endpoints have in common is cancelled where tables are made.
     u32::try_from(u64::from(weight) * u64::from(percent)).unwrap_or(u32::MAX / FULL_WEIGHT)
+}
+
+/// The proxy, as it listens in other network namespaces.
+struct Elsewhere(Capturer);
+
+impl Listeners for Elsewhere {
+    fn listen(&self, netns: u64) -> io::Result<()> {
+        self.0.listen(netns)
+    }
+
+    fn leave(&self, netns: u64) {
+        self.0.leave(netns);
+    }
 }
 
 /// The agent, as the proxy knows it.

@@ -157,3 +157,14 @@ fn a_route_of_connections_that_nobody_captures_is_told() {
         }
     }
 }
+
+#[test]
+fn a_route_of_another_namespace_is_not_bound() {
+    let text = "apiVersion: weft.dev/v1alpha1\nkind: Service\nmetadata: {name: cart}\n\
+                spec: {clusterIPs: [10.96.0.10], ports: [{port: 80}]}\n---\n\
+                apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r, namespace: other}\n\
+                spec: {parentRefs: [{group: weft.dev, kind: Service, name: cart, namespace: default}]}\n";
+    let checked = load_str("test.yaml", text, Options::default()).unwrap_or_else(|problems| panic!("{problems}"));
+    let [warning] = checked.warnings.as_slice() else { panic!("{:?}", checked.warnings) };
+    assert!(warning.message.contains("this one has no effect on it"), "{warning}");
+}

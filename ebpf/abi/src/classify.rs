@@ -1,7 +1,7 @@
 //! The decision inside `connect()`. No state, no clock, no randomness of its own: everything comes through [`Maps`].
 
 use crate::{
-    Action, Addr, BlockKey, Endpoint, HEARTBEAT_NS, HOLD_NS, Meta, Policy, PolicyKey, Settings, Sources, Vip, VipKey,
+    Action, Addr, BlockKey, Endpoint, HEARTBEAT_NS, HOLD_NS, Meta, Namespace, Policy, PolicyKey, Settings, Vip, VipKey,
     access, flag,
 };
 
@@ -116,8 +116,8 @@ pub trait Maps {
     fn policy(&self, key: &PolicyKey) -> Option<&Policy>;
     /// BLOCKS: the longest prefix.
     fn block(&self, key: &BlockKey) -> Option<u32>;
-    /// SOURCES.
-    fn sources(&self, netns: u64) -> Option<&Sources>;
+    /// NAMESPACES.
+    fn namespace(&self, netns: u64) -> Option<&Namespace>;
     /// HEARTBEAT.
     fn heartbeat(&self) -> u64;
     /// cgroup of the connecting process.
@@ -303,9 +303,9 @@ fn source<M: Maps>(maps: &M, settings: &Settings, request: &Request, endpoint: u
     if netns == settings.proxy_netns {
         return maps.endpoint(endpoint).map_or(Addr::NONE, |endpoint| endpoint.source);
     }
-    match maps.sources(netns) {
-        Some(sources) if request.dest.is_v4() => sources.v4,
-        Some(sources) => sources.v6,
+    match maps.namespace(netns) {
+        Some(namespace) if request.dest.is_v4() => namespace.source4,
+        Some(namespace) => namespace.source6,
         None => Addr::NONE,
     }
 }
@@ -318,12 +318,14 @@ fn proxy_down<M: Maps>(maps: &M, settings: &Settings, request: &Request, decisio
     if addr.is_unspecified() || maps.now().wrapping_sub(maps.heartbeat()) > HEARTBEAT_NS {
         return Reason::ProxyDown;
     }
-    if maps.netns() != settings.proxy_netns {
-        // Every namespace has a loopback of its own, and nobody of ours listens there.
-        if addr.is_loopback() {
-            return Reason::OtherNamespace;
-        }
-    } else if !maps.listening(&addr, settings.capture_port) {
+    let netns = maps.netns();
+    let own = netns == settings.proxy_netns;
+    // Every namespace has a loopback of its own.
+    if !own && addr.is_loopback() && !maps.namespace(netns).is_some_and(|namespace| namespace.captured != 0) {
+        return Reason::OtherNamespace;
+    }
+    // An address of this host that others reach over the network cannot be looked up from where they are.
+    if (own || addr.is_loopback()) && !maps.listening(&addr, settings.capture_port) {
         return Reason::ProxyDown;
     }
     decision.addr = addr;

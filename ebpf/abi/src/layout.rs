@@ -15,6 +15,8 @@ pub const MAX_WORKLOADS: u32 = 16_384;
 pub const MAX_POLICIES: u32 = 131_072;
 /// Most prefixes in all access policies.
 pub const MAX_BLOCKS: u32 = 65_536;
+/// Most network namespaces.
+pub const MAX_NAMESPACES: u32 = 4096;
 /// Most connections that are shown and can be ended; the oldest fall out.
 pub const MAX_CONNECTIONS: u32 = 65_536;
 /// Bytes of the ring of events.
@@ -209,14 +211,25 @@ pub struct Settings {
     pub follow: u32,
 }
 
-/// Value of SOURCES: the addresses from which a network namespace connects.
+impl Settings {
+    /// Whether the proxy listens on loopback addresses only, which other network namespaces do not reach.
+    pub const fn capture_is_loopback(&self) -> bool {
+        self.capture4.is_loopback() || self.capture6.is_loopback()
+    }
+}
+
+/// Value of NAMESPACES: what is known of a network namespace other than the proxy's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
-pub struct Sources {
-    /// IPv4.
-    pub v4: Addr,
-    /// IPv6.
-    pub v6: Addr,
+pub struct Namespace {
+    /// From where it connects over IPv4.
+    pub source4: Addr,
+    /// From where it connects over IPv6.
+    pub source6: Addr,
+    /// Not 0: the proxy listens on its loopback too.
+    pub captured: u32,
+    /// Zero.
+    pub pad: u32,
 }
 
 /// Value of META, the storage of a socket. Left by the connect hook, or by the proxy for its own connections; copied to
@@ -350,7 +363,7 @@ const _: () = {
     assert!(size_of::<Policy>() == 16);
     assert!(size_of::<BlockKey>() == 24);
     assert!(size_of::<Settings>() == 64);
-    assert!(size_of::<Sources>() == 32);
+    assert!(size_of::<Namespace>() == 40);
     assert!(size_of::<Meta>() == 80);
     assert!(size_of::<Tuple>() == 48);
     assert!(size_of::<Connection>() == 112);
@@ -371,7 +384,7 @@ mod user {
     unsafe impl aya::Pod for Policy {}
     unsafe impl aya::Pod for BlockKey {}
     unsafe impl aya::Pod for Settings {}
-    unsafe impl aya::Pod for Sources {}
+    unsafe impl aya::Pod for Namespace {}
     unsafe impl aya::Pod for Meta {}
     unsafe impl aya::Pod for Tuple {}
     unsafe impl aya::Pod for Connection {}

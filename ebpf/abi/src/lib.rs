@@ -5,7 +5,7 @@
 //!  connect() ─▶ Request ─▶ classify(&Maps) ─▶ Decision ─▶ the hook rewrites the address, sets the errno, leaves Meta
 //!                              │
 //!        SETTINGS · VIPS ─▶ SLOTS ─▶ ENDPOINTS · HOLD      where to
-//!        WORKLOADS · POLICY ─▶ BLOCKS · SOURCES            who may
+//!        WORKLOADS · POLICY ─▶ BLOCKS · NAMESPACES         who may
 //!        HEARTBEAT                                         is the proxy alive
 //! ```
 //!

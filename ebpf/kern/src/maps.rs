@@ -18,7 +18,7 @@ use aya_ebpf::{
 };
 use weft_ebpf_abi as abi;
 use weft_ebpf_abi::{
-    Addr, BlockKey, Connection, Decision, Endpoint, Event, Maps, Meta, Policy, PolicyKey, Settings, Sources, Stats,
+    Addr, BlockKey, Connection, Decision, Endpoint, Event, Maps, Meta, Namespace, Policy, PolicyKey, Settings, Stats,
     Tuple, Vip, VipKey,
 };
 
@@ -46,7 +46,7 @@ pub static POLICY: HashMap<PolicyKey, Policy, { abi::MAX_POLICIES as usize }, GR
 #[btf_map]
 pub static BLOCKS: LpmTrie<BlockKey, u32, { abi::MAX_BLOCKS as usize }> = LpmTrie::new();
 #[btf_map]
-pub static SOURCES: HashMap<u64, Sources, 4096, GROWING> = HashMap::new();
+pub static NAMESPACES: HashMap<u64, Namespace, { abi::MAX_NAMESPACES as usize }, GROWING> = HashMap::new();
 /// What is known of a socket. Lives and dies with it.
 #[btf_map]
 pub static META: SkStorage<Meta> = SkStorage::new();
@@ -112,8 +112,8 @@ impl Maps for Kernel {
     }
 
     #[inline(always)]
-    fn sources(&self, netns: u64) -> Option<&Sources> {
-        unsafe { SOURCES.get(&netns) }
+    fn namespace(&self, netns: u64) -> Option<&Namespace> {
+        unsafe { NAMESPACES.get(&netns) }
     }
 
     #[inline(always)]

@@ -1,32 +1,25 @@
 //! What the agent does by itself.
 
 use std::{
-    collections::{HashMap, HashSet},
-    fs,
-    os::{
-        fd::{AsFd, BorrowedFd},
-        unix::fs::MetadataExt,
-    },
-    path::Path,
+    collections::HashSet,
+    os::fd::{AsFd, BorrowedFd},
     sync::atomic::Ordering::Relaxed,
     time::Duration,
 };
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use weft_ebpf_abi::{Connection, Event, Verdict};
+use weft_ebpf_abi::{Connection, Event, Reason, Verdict};
 
-use super::{Inner, State, lock, watch::CgroupWatch};
+use super::{Inner, Listeners, State, lock, namespaces::Namespaces, watch::CgroupWatch};
 use crate::{destroy, netns, store, sys};
 
 /// Between two heartbeats; a sixth of what the programs allow.
 const BEAT: Duration = Duration::from_millis(500);
 /// Whoever follows the verdicts asks at least this often.
 const FOLLOWED: Duration = Duration::from_secs(5);
-/// Processes that are looked at for their network namespace.
-const MAX_PROCESSES: usize = 4096;
 
 /// Until the agent stops.
-pub(super) fn run(inner: &Inner) {
+pub(super) fn run(inner: &Inner, listeners: &dyn Listeners) {
     let mut events =
         store::events(&inner.pins).inspect_err(|error| tracing::error!(%error, "verdicts are not shown")).ok();
     let mut watch = CgroupWatch::new();
@@ -37,16 +30,20 @@ pub(super) fn run(inner: &Inner) {
     while !inner.stopping.load(Relaxed) {
         if look || sys::now_ns() >= due {
             due = sys::now_ns() + BEAT.as_nanos() as u64;
-            recurring(inner, &mut namespaces, watch.as_mut());
+            recurring(inner, &mut namespaces, listeners, watch.as_mut());
         }
         wait(due, events.as_ref().map(AsFd::as_fd), watch.as_ref().map(AsFd::as_fd));
         look = watch.as_mut().is_some_and(CgroupWatch::drain);
         let Some(events) = &mut events else { continue };
         let mut flows = lock(&inner.flows);
         while let Some(item) = events.next() {
-            if let Some(event) = sys::read::<Event>(&item) {
-                flows.push(event);
+            let Some(event) = sys::read::<Event>(&item) else { continue };
+            // A process in a namespace that nobody has seen yet.
+            if event.kind == Verdict::Deny as u8 && event.reason == Reason::OtherNamespace as u8 {
+                namespaces.look_again();
+                look = true;
             }
+            flows.push(event);
         }
     }
 }
@@ -60,14 +57,15 @@ fn wait(due: u64, events: Option<BorrowedFd<'_>>, watch: Option<BorrowedFd<'_>>)
     let _ = poll(&mut fds, Timespec::try_from(left).ok().as_ref());
 }
 
-fn recurring(inner: &Inner, namespaces: &mut Namespaces, watch: Option<&mut CgroupWatch>) {
-    let state = &mut *lock(&inner.state);
-    // A stop may have come while this waited for the lock: no beat after it.
+fn recurring(inner: &Inner, namespaces: &mut Namespaces, listeners: &dyn Listeners, watch: Option<&mut CgroupWatch>) {
+    if let Err(error) = inner.beat() {
+        tracing::error!(%error, "no heartbeat: the programs take the proxy for dead");
+    }
+    // An update that takes long comes first; the heartbeat does not wait for it.
+    let Ok(mut state) = inner.state.try_lock() else { return };
+    let state = &mut *state;
     if inner.stopping.load(Relaxed) {
         return;
-    }
-    if let Err(error) = state.beat() {
-        tracing::error!(%error, "no heartbeat: the programs take the proxy for dead");
     }
     let followed = sys::now_ns().saturating_sub(inner.followed_ns.load(Relaxed)) < FOLLOWED.as_nanos() as u64;
     follow(state, followed);
@@ -75,13 +73,12 @@ fn recurring(inner: &Inner, namespaces: &mut Namespaces, watch: Option<&mut Cgro
     if let Some(watch) = watch {
         watch.follow(&inner.attach.path, state.config.workloads.iter().map(|workload| &*workload.cgroup));
     }
-    if (cgroups_changed(inner, state) || state.reconciler.waiting())
-        && let Err(error) = inner.reconcile(state)
-    {
+    let done = if state.again || cgroups_changed(inner, state) { inner.reconcile(state) } else { inner.reclaim(state) };
+    if let Err(error) = done {
         tracing::error!(%error, "the kernel's maps are not up to date");
     }
-    if state.by_address {
-        namespaces.look(inner, state);
+    if state.by_address || state.proxied {
+        namespaces.look(&inner.attach.path, state, listeners);
     }
     end_stale(state);
 }
@@ -133,56 +130,6 @@ fn end_stale(state: &mut State) {
         match done {
             Ok(()) => tracing::info!(pid = connection.meta.pid, "ended a connection to an endpoint that is gone"),
             Err(error) => tracing::debug!(%error, pid = connection.meta.pid, "a stale connection is not ended"),
-        }
-    }
-}
-
-/// Network namespaces of workloads, and from where they connect: asked for only if a policy goes by addresses.
-#[derive(Default)]
-struct Namespaces {
-    /// By inode: the cookie.
-    known: HashMap<u64, u64>,
-}
-
-impl Namespaces {
-    fn look(&mut self, inner: &Inner, state: &mut State) {
-        let mut seen = HashMap::new();
-        let mut left = MAX_PROCESSES;
-        processes(&inner.attach.path, &mut left, &mut |pid| {
-            if let Ok(meta) = fs::metadata(format!("/proc/{pid}/ns/net")) {
-                seen.entry(meta.ino()).or_insert(pid);
-            }
-        });
-        let gone: Vec<u64> = self.known.keys().filter(|inode| !seen.contains_key(inode)).copied().collect();
-        for inode in gone {
-            if let Some(cookie) = self.known.remove(&inode) {
-                let _ = state.maps.sources.remove(&cookie);
-            }
-        }
-        for (inode, pid) in seen {
-            if self.known.contains_key(&inode) {
-                continue;
-            }
-            let found = netns::inside(pid, netns::sources);
-            let Ok((cookie, sources)) = found else { continue };
-            if cookie == state.settings.proxy_netns || state.maps.sources.insert(cookie, sources, 0).is_ok() {
-                self.known.insert(inode, cookie);
-            }
-        }
-    }
-}
-
-/// All processes below a cgroup.
-fn processes(cgroup: &Path, left: &mut usize, visit: &mut impl FnMut(u32)) {
-    let text = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
-    for pid in text.lines().filter_map(|line| line.parse().ok()) {
-        let Some(less) = left.checked_sub(1) else { return };
-        *left = less;
-        visit(pid);
-    }
-    for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            processes(&entry.path(), left, visit);
         }
     }
 }

@@ -36,6 +36,8 @@ impl CgroupWatch {
             if !self.watched.contains(&path) {
                 let flags = WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::DELETE_SELF | WatchFlags::ONLYDIR;
                 if inotify::add_watch(&self.inotify, &path, flags).is_ok() {
+                    // Says when the first process comes, and when the last one goes.
+                    let _ = inotify::add_watch(&self.inotify, path.join("cgroup.events"), WatchFlags::MODIFY);
                     self.watched.insert(path);
                 }
             }

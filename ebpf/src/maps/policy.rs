@@ -13,9 +13,6 @@ use weft_model::config::{AccessAction, AccessPolicy, AccessSource, Config, Key};
 
 use super::full_name;
 
-/// Trust domain of the identities that workloads have.
-pub const TRUST_DOMAIN: &str = "mesh.local";
-
 /// Who may connect to a service.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Access {
@@ -56,8 +53,8 @@ const ALL_V4: Prefix = (0xffff_0000_0000, 96);
 /// Finds the policies of a service, and workloads by name and identity.
 pub(super) struct Compiler<'a> {
     policies: HashMap<&'a Key, Vec<&'a AccessPolicy>>,
-    /// By namespace and service account.
-    accounts: HashMap<(&'a str, &'a str), Vec<u64>>,
+    /// Workloads by SPIFFE id.
+    identities: HashMap<String, Vec<u64>>,
 }
 
 /// What policies say of a source, before its address is looked at.
@@ -77,14 +74,13 @@ impl<'a> Compiler<'a> {
                 policies.entry(service).or_default().push(policy);
             }
         }
-        let mut accounts: HashMap<_, Vec<_>> = HashMap::new();
+        let mut identities: HashMap<_, Vec<_>> = HashMap::new();
         for workload in &config.workloads {
-            if let Some(account) = &workload.service_account {
-                let entry = accounts.entry((&*workload.key.namespace, &**account)).or_default();
-                entry.push(id(&full_name(&workload.key)));
+            if let Some(identity) = workload.identity() {
+                identities.entry(identity).or_default().push(id(&full_name(&workload.key)));
             }
         }
-        Self { policies, accounts }
+        Self { policies, identities }
     }
 
     /// Who may connect to the service; `None` if no policy says anything. Adds the contents of groups.
@@ -125,18 +121,16 @@ impl<'a> Compiler<'a> {
         });
         let known = (!source.identities.is_empty()).then(|| {
             let identities = source.identities.iter();
-            identities.flat_map(|identity| self.of_identity(identity)).collect::<BTreeSet<u64>>()
+            identities
+                .filter_map(|identity| self.identities.get(&**identity))
+                .flatten()
+                .copied()
+                .collect::<BTreeSet<u64>>()
         });
         match (named, known) {
             (Some(named), Some(known)) => Some(&named & &known),
             (named, known) => named.or(known),
         }
-    }
-
-    fn of_identity(&self, identity: &str) -> Vec<u64> {
-        let path = identity.strip_prefix("spiffe://").and_then(|rest| rest.strip_prefix(TRUST_DOMAIN));
-        let account = path.and_then(|path| path.strip_prefix("/ns/")).and_then(|path| path.split_once("/sa/"));
-        account.and_then(|account| self.accounts.get(&account)).cloned().unwrap_or_default()
     }
 }
 

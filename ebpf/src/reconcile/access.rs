@@ -7,8 +7,8 @@ use weft_ebpf_abi::{Policy, PolicyKey, access};
 use super::{Seen, Store, StoreError};
 use crate::maps::{Access, Block, content};
 
-/// What was in POLICY before a service was changed; undone if the rest of it does not fit.
-pub(super) type Undo = Vec<(PolicyKey, Option<Policy>)>;
+/// What was in POLICY before a service's port was changed; undone if the rest of the service does not fit.
+pub(super) type Undo = HashMap<u64, Vec<(PolicyKey, Option<Policy>)>>;
 
 pub(super) struct Policies {
     policies: HashMap<PolicyKey, Seen<Policy>>,
@@ -90,7 +90,7 @@ impl Policies {
                 before => {
                     let before = before.map(|seen| seen.value);
                     store.set_policy(&key, &policy)?;
-                    undo.push((key, before));
+                    undo.entry(service).or_default().push((key, before));
                     self.policies.insert(key, Seen { value: policy, epoch });
                 }
             }
@@ -98,9 +98,35 @@ impl Policies {
         Ok(())
     }
 
-    /// Takes back what [`Self::set`] wrote.
-    pub(super) fn undo(&mut self, undo: Undo, epoch: u64, store: &mut dyn Store) -> Result<(), StoreError> {
-        for (key, before) in undo.into_iter().rev() {
+    /// Removes entries of workloads that are like everybody now: before anything new relies on policies.
+    pub(super) fn trim(
+        &mut self,
+        epoch: u64,
+        kept: &HashSet<u64>,
+        undo: &mut Undo,
+        store: &mut dyn Store,
+    ) -> Result<(), StoreError> {
+        let everybody = |key: &PolicyKey| self.policies.get(&PolicyKey { workload: 0, ..*key });
+        let protected = |key: &PolicyKey| everybody(key).is_some_and(|seen| seen.epoch == epoch);
+        let left = self.policies.iter().filter(|(_, seen)| seen.epoch != epoch);
+        let left = left.filter(|(key, _)| protected(key) && !kept.contains(&key.service));
+        for (key, value) in left.map(|(key, seen)| (*key, seen.value)).collect::<Vec<_>>() {
+            store.remove_policy(&key)?;
+            undo.entry(key.service).or_default().push((key, Some(value)));
+            self.policies.remove(&key);
+        }
+        Ok(())
+    }
+
+    /// Takes back what was done to a service's port.
+    pub(super) fn undo(
+        &mut self,
+        service: u64,
+        undo: &mut Undo,
+        epoch: u64,
+        store: &mut dyn Store,
+    ) -> Result<(), StoreError> {
+        for (key, before) in undo.remove(&service).unwrap_or_default().into_iter().rev() {
             match before {
                 Some(value) => {
                     store.set_policy(&key, &value)?;
@@ -115,19 +141,10 @@ impl Policies {
         Ok(())
     }
 
-    /// Removes what this apply did not want. Services in `kept` keep what they have.
-    pub(super) fn sweep(&mut self, epoch: u64, kept: &HashSet<u64>, store: &mut dyn Store) -> Result<(), StoreError> {
+    /// Has what this apply did not want removed by the next one. Services in `kept` keep what they have.
+    pub(super) fn retire(&mut self, epoch: u64, kept: &HashSet<u64>) {
         let left = self.policies.iter().filter(|(key, seen)| seen.epoch != epoch && !kept.contains(&key.service));
-        for key in left.map(|(key, _)| *key).collect::<Vec<_>>() {
-            let protected = PolicyKey { workload: 0, ..key };
-            if self.policies.get(&protected).is_some_and(|seen| seen.epoch == epoch) {
-                // The workload is one of everybody now: that holds at once.
-                store.remove_policy(&key)?;
-                self.policies.remove(&key);
-            } else {
-                self.retired.0.push(key);
-            }
-        }
+        self.retired.0.extend(left.map(|(key, _)| *key));
         let left = self.groups.iter().filter(|(_, seen)| seen.epoch != epoch);
         let mut left: HashSet<u64> = left.map(|(group, _)| *group).collect();
         if !left.is_empty() {
@@ -136,7 +153,6 @@ impl Policies {
             }
             self.retired.1.extend(left);
         }
-        Ok(())
     }
 
     fn set_group(&mut self, group: u64, blocks: &[Block], epoch: u64, store: &mut dyn Store) -> Result<(), StoreError> {

@@ -92,6 +92,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn captured_connections_do_without_ipv6() {
+        let addresses = ["127.0.0.1:0", "[2001:db8::1]:0"].map(|address| address.parse().unwrap());
+        let bound = captured(&addresses, 2).unwrap();
+        assert_eq!(bound.len(), 1);
+        assert!(bound[0].0.is_ipv4() && bound[0].0.port() != 0, "{}", bound[0].0);
+        assert!(captured(&["203.0.113.1:0".parse().unwrap()], 1).is_err(), "IPv4 has to be there");
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let error = captured(&[taken.local_addr().unwrap()], 1).unwrap_err().to_string();
+        assert!(error.contains("another process has this port"), "{error}");
+    }
+
+    #[test]
     fn workers_share_a_port_and_others_do_not_get_it() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
@@ -100,6 +112,9 @@ mod tests {
         let first = sockets(address, 2, &[]).unwrap();
         assert_eq!(first.len(), 2);
         assert!(sockets(address, 1, &[address]).is_ok(), "our own sockets are no conflict");
+        let workers = sockets("127.0.0.1:0".parse().unwrap(), 2, &[]).unwrap();
+        let ports: Vec<u16> = workers.iter().map(|socket| socket.local_addr().unwrap().port()).collect();
+        assert_eq!(ports[0], ports[1], "port 0 is one port for all");
         let error = sockets(address, 1, &[]).unwrap_err();
         assert!(hint(&error).contains("ss -ltnp"), "{error}");
     }

@@ -9,6 +9,7 @@ use super::{Case, limits, policy::ms};
 use crate::{
     error::{Reason, Refusal},
     headers,
+    layer::access::Source,
     snapshot::{Target, Upstream},
     telemetry::names,
 };
@@ -18,6 +19,9 @@ pub(super) fn refusal(case: &Case<'_>, target: &Target) -> Option<Refusal> {
     let Some(upstream) = &target.upstream else {
         return Some(Refusal::new(Reason::NoEndpoint, "the service or its port does not exist"));
     };
+    if let Some(denied) = denied(case, upstream) {
+        return Some(denied);
+    }
     let shed = case.shed.check(case.headers(), upstream.policy.priority).err();
     shed.or_else(|| limits::refusal(case, target, upstream))
         .or_else(|| upstream.crowded())
@@ -25,6 +29,17 @@ pub(super) fn refusal(case: &Case<'_>, target: &Target) -> Option<Refusal> {
         .or_else(|| connect(case, upstream))
         .or_else(|| upstream.foresee(case.now).err().map(|unpicked| upstream.refusal(unpicked, case.now)))
         .or_else(|| expired(case))
+}
+
+/// What AccessPolicies say, as far as the question tells who asks: the workload of a captured connection is not known here.
+fn denied(case: &Case<'_>, upstream: &Upstream) -> Option<Refusal> {
+    let access = upstream.service.access.as_ref().filter(|_| case.captured.is_none())?;
+    let address = case.question.client.map(|client| client.to_canonical());
+    if address.is_none() && access.by_address() {
+        return None;
+    }
+    let source = Source { address, ..Source::default() };
+    access.check(&source).err().map(|detail| Refusal::with(Reason::AccessDenied, detail))
 }
 
 fn connect(case: &Case<'_>, upstream: &Upstream) -> Option<Refusal> {

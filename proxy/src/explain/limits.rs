@@ -16,7 +16,7 @@ use crate::{
 /// The limits of the chosen target, in the order in which they are written; `null` when there are none.
 pub(super) fn explain(case: &Case<'_>, target: &Target, upstream: &Upstream, route: RouteId<'_>) -> Value {
     let Some(limits) = &target.limits else { return Value::Null };
-    let owner = case.snapshot.config.rate_limit_owner(&upstream.service.key, Some(route)).map(|(_, owner)| owner);
+    let owner = case.snapshot.config.rate_limit_owner(&upstream.service.key, route).map(|(_, owner)| owner);
     let reports = limits.report(upstream.service.circuit.view(case.now), case.now);
     let one = |(report, peek): (Report, &Peek)| {
         let Report { name, written, key, percent, refused, .. } = report;

@@ -1,6 +1,9 @@
 //! What is asked of `/explain`: one request, described in a query string.
 
-use std::{collections::HashSet, net::IpAddr};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, SocketAddr},
+};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
 use percent_encoding::percent_decode_str;
@@ -13,6 +16,8 @@ pub struct Question {
     pub(super) scheme: Scheme,
     /// Of the URL, if it names one.
     pub(super) port: Option<u16>,
+    /// Where it goes, if the URL says so by an address.
+    pub(super) address: Option<SocketAddr>,
     /// Whose request it is, for keys that depend on that.
     pub(super) client: Option<IpAddr>,
     pub(super) request: Request<()>,
@@ -72,6 +77,8 @@ impl Question {
         let uri: Uri = url.parse().map_err(|error| bad(&error))?;
         let authority = uri.authority().ok_or_else(|| bad(&"it has no host"))?;
         let (_, port) = host_of(authority.as_str()).map_err(|error| bad(&error))?;
+        let literal = authority.host().trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().ok();
+        let address = literal.map(|ip| SocketAddr::new(ip.to_canonical(), port.unwrap_or(scheme.well_known_port())));
         if !headers.contains_key(header::HOST) {
             let host = HeaderValue::from_str(authority.as_str()).map_err(|error| bad(&error))?;
             headers.insert(header::HOST, host);
@@ -83,7 +90,7 @@ impl Question {
         *request.headers_mut() = headers;
         let source = Source::of(&request).map_err(|refusal| refusal.to_string())?;
         source.asked(request.method()).map_err(|refusal| bad(&refusal.detail))?;
-        Ok(Self { scheme, port, client, request, source })
+        Ok(Self { scheme, port, address, client, request, source })
     }
 }
 

@@ -1,12 +1,16 @@
-//! `/routes`: every rule of every route, for lists.
+//! `/routes`: every rule of every route, for lists, and those that services have without one.
 
 use serde_json::{Value, json};
 use weft_model::config::{HttpRoute, ParentRef};
 
-use super::kind;
-use crate::{route::explain::describe, snapshot::Snapshot};
+use super::{SERVICE, kind};
+use crate::{
+    route::explain::describe,
+    snapshot::{Snapshot, compile::IMPLICIT},
+};
 
-/// One object per rule, in the order of the configuration; TCPRoutes last, without matches. `requests` counts those of
+/// One object per rule, in the order of the configuration; TCPRoutes after them, without matches, and what no route
+/// is bound to last. `requests` counts those of
 /// the whole route, whatever became of them.
 pub fn list(snapshot: &Snapshot, requests: impl Fn(&str) -> u64) -> Value {
     let mut rules = Vec::new();
@@ -40,7 +44,31 @@ pub fn list(snapshot: &Snapshot, requests: impl Fn(&str) -> u64) -> Value {
             "requests": null,
         }));
     }
+    rules.extend(implicit(snapshot, requests));
     Value::Array(rules)
+}
+
+/// The rules of services to which no route is bound.
+fn implicit(snapshot: &Snapshot, requests: impl Fn(&str) -> u64) -> Vec<Value> {
+    let mut ports: Vec<_> = snapshot.virtual_ports.iter().filter(|(_, port)| port.implicit.is_some()).collect();
+    ports.sort_by_key(|(address, port)| (&port.service, address.port()));
+    // A service may have several addresses.
+    ports.dedup_by_key(|(address, port)| (&port.service, address.port()));
+    let shown = ports.into_iter().map(|(address, port)| {
+        let (name, number) = (port.service.to_string(), address.port());
+        json!({
+            "kind": SERVICE,
+            "route": name,
+            "rule": IMPLICIT,
+            "parents": [format!("{SERVICE} {name}:{number}")],
+            "hostnames": [],
+            "matches": ["/*"],
+            "backends": [{"service": name, "port": number, "weight": 1}],
+            "redirect": false,
+            "requests": requests(&name),
+        })
+    });
+    shown.collect()
 }
 
 fn hostnames(route: &HttpRoute) -> Vec<String> {

@@ -2,9 +2,9 @@
 
 use http::Uri;
 use serde_json::{Map, Value, json};
-use weft_model::config::{Filter, HeaderModifier, HttpRule};
+use weft_model::config::{Filter, HeaderModifier};
 
-use super::{Case, PrefixLen, Scheme, fate, service};
+use super::{Case, PrefixLen, Scheme, Written, fate, service};
 use crate::{
     error::{Reason, Refusal},
     route::rewrite::{Original, rewritten_path_and_query},
@@ -15,14 +15,14 @@ use crate::{
 pub(super) fn explain(case: &Case<'_>, index: u32, matched: PrefixLen) -> Map<String, Value> {
     let mut shown = Map::new();
     let Some(rule) = case.snapshot.rules.get(index as usize) else { return shown };
-    let Some((route, _, written)) = case.written.get(index as usize) else { return shown };
-    shown.insert("filters".into(), filters(&written.filters));
+    let Some(written) = case.written(index) else { return shown };
+    shown.insert("filters".into(), filters(written.filters));
     if let Some(redirect) = &rule.redirect {
-        let PortKind::Http { tls, .. } = &case.port.kind else { return shown };
+        let PortKind::Http { tls, .. } = case.kind else { return shown };
         let location = redirect.location(&Original {
             scheme: if tls.is_some() { Scheme::Https } else { Scheme::Http },
             host: case.asked.host(),
-            listener_port: case.port.id.port(),
+            listener_port: case.at.port(),
             path: case.asked.path(),
             query: case.query(),
             matched,
@@ -39,7 +39,7 @@ pub(super) fn explain(case: &Case<'_>, index: u32, matched: PrefixLen) -> Map<St
         let refusal = Refusal::new(Reason::NoEndpoint, "the rule has no backend with a weight");
         shown.insert("refusal".into(), fate::show(case, &refusal));
     }
-    shown.insert("backends".into(), backends(case, rule, written, (route.kind, &route.key)));
+    shown.insert("backends".into(), backends(case, rule, &written));
     shown
 }
 
@@ -88,7 +88,8 @@ fn modified(modifier: &HeaderModifier) -> Value {
     json!({"set": modifier.set, "add": modifier.add, "remove": modifier.remove})
 }
 
-fn backends(case: &Case<'_>, rule: &Rule, written: &HttpRule, route: service::RouteId<'_>) -> Value {
+fn backends(case: &Case<'_>, rule: &Rule, written: &Written<'_>) -> Value {
+    let route = written.route.map(|route| (route.kind, &route.key));
     let total = rule.backends.total();
     let mut compiled = rule.backends.iter();
     let backends = written.backends.iter().map(|backend| {

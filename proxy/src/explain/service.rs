@@ -14,8 +14,8 @@ use crate::{
     snapshot::{Target, Upstream},
 };
 
-/// Which route a request came by.
-pub(super) type RouteId<'a> = (RouteKind, &'a Key);
+/// Which route a request came by; `None` when none is bound to the service that it was made to.
+pub(super) type RouteId<'a> = Option<(RouteKind, &'a Key)>;
 
 /// Sections of one backend. What is off is `null`.
 pub(super) fn explain(case: &Case<'_>, target: &Target, upstream: &Upstream, route: RouteId<'_>) -> Map<String, Value> {
@@ -26,6 +26,7 @@ pub(super) fn explain(case: &Case<'_>, target: &Target, upstream: &Upstream, rou
         put("problem", json!(problem(upstream, unpicked)));
     }
     put("protocol", json!(format!("{:?}", upstream.protocol).to_lowercase()));
+    put("access_policies", json!(upstream.service.access.as_ref().map(|access| access.names().collect::<Vec<_>>())));
     put("tls", json!(upstream.tls.is_some()));
     put("balancer", balancer(case, upstream));
     put("circuit", json!(admin::circuit(&upstream.service)));

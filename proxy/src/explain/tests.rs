@@ -262,3 +262,71 @@ fn rules_are_listed() {
     );
     assert_eq!(all[1]["backends"][1], json!({"service": "idle", "port": 80, "weight": 0}));
 }
+
+#[test]
+fn addresses_of_services_are_explained() {
+    let text = [
+        gateway("edge", "[{name: http, port: 80, protocol: HTTP}]"),
+        ours(
+            "Service",
+            "cart",
+            "clusterIPs: [10.96.0.10, 'fd00::1'], ports: [{port: 80, appProtocol: http}], endpoints: [{address: 10.0.0.1, port: 9000}]",
+        ),
+        ours("Service", "shop", "clusterIPs: [10.96.0.11], ports: [{port: 8080, appProtocol: http}]"),
+        ours("Service", "db", "clusterIPs: [10.96.0.12], mode: Proxy, ports: [{port: 80, appProtocol: tcp}]"),
+        object(
+            "HTTPRoute",
+            "name: r",
+            "parentRefs: [{name: edge}, {group: weft.dev, kind: Service, name: shop}], \
+             rules: [{matches: [{path: {value: /x}}], backendRefs: [{group: weft.dev, kind: Service, name: cart, port: 80}]}]",
+        ),
+        ours(
+            "AccessPolicy",
+            "p",
+            "targetRefs: [{group: weft.dev, kind: Service, name: cart}], action: Deny, rules: [{from: [{ipBlocks: [10.1.0.0/16]}]}]",
+        ),
+    ];
+    let snapshot = snapshot(&text.concat());
+    let ask = |query: &str| explain(&snapshot, &Shed::new(1), &Question::parse(query).unwrap(), Instant::now());
+
+    let answer = ask("url=http://10.96.0.10/a&header=host:cart.local");
+    let listener = &answer["listeners"][0];
+    assert_eq!((&answer["matched"], answer["listeners"].as_array().unwrap().len()), (&json!(true), 1));
+    assert_eq!(
+        (&listener["gateway"], &listener["listener"], &listener["address"]),
+        (&json!("Service cart"), &json!("80"), &json!("10.96.0.10:80"))
+    );
+    assert_eq!(
+        (&listener["rule"]["kind"], &listener["rule"]["route"], &listener["rule"]["rule"]),
+        (&json!("Service"), &json!("cart"), &json!("implicit"))
+    );
+    let backend = &listener["backends"][0];
+    assert_eq!(
+        (&backend["service"], &backend["percent"], &backend["refusal"]),
+        (&json!("cart"), &json!(100.0), &Value::Null)
+    );
+    assert_eq!(backend["access_policies"], json!(["p"]));
+    assert_eq!(answer["skipped"][0]["why"], "the URL asks for an address of service cart");
+    assert_eq!(ask("url=http://[fd00::1]:80/")["listeners"][0]["address"], "[fd00::1]:80");
+
+    let routed = ask("url=http://10.96.0.11:8080/x");
+    assert_eq!(routed["listeners"][0]["rule"]["route"], "r");
+    assert_eq!(ask("url=http://10.96.0.11:8080/")["listeners"][0]["refusal"]["reason"], "no_route");
+    assert_eq!(ask("url=http://10.96.0.12/")["skipped"][0]["why"], "carries TCP, without a look at requests");
+    assert_eq!(ask("url=https://10.96.0.10:80/")["skipped"][0]["why"], "speaks http, the URL asks for https");
+    assert_eq!(ask("url=http://10.96.0.99/x")["listeners"][0]["gateway"], "edge", "nobody's address");
+
+    // A policy by address is asked if the question says whose request it is.
+    let refusal = |client: &str| {
+        ask(&format!("url=http://a/x{client}"))["listeners"][0]["backends"][0]["refusal"]["reason"].clone()
+    };
+    assert_eq!(
+        (refusal("&client=10.1.2.3"), refusal("&client=10.2.2.3"), refusal("")),
+        (json!("access_denied"), json!(null), json!(null))
+    );
+
+    let all = routes::list(&snapshot, |_| 0);
+    let named: Vec<_> =
+        all.as_array().unwrap().iter().map(|rule| (rule["kind"].as_str().unwrap(), rule["parents"].clone())).collect();
+    assert_eq!(named, [("HTTPRoute", json!(["edge", "Service shop"])), ("Service", json!(["Service cart:80"]))]);
+}

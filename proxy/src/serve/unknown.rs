@@ -54,8 +54,11 @@ pub(super) async fn connection(conn: Rc<Conn>, client: TcpStream) -> Result<(), 
     let snapshot = worker.snapshot();
     let port = snapshot.virtual_port(conn.port);
     let Some(route) = port.and_then(|port| port.unknown.as_ref()) else { return Ok(()) };
+    // An endpoint of unknown protocol is asked in HTTP/1.1. A client of HTTP/2 is understood by it or not: without a route
+    // to apply there is no need to come between them.
+    let opaque_h2 = port.is_some_and(|port| port.implicit.is_some());
     let (said, answered) = (BytesMut::new(), BytesMut::new());
-    let mut silence = Silence { conn: &conn, route, client: &client, said, answered };
+    let mut silence = Silence { conn: &conn, route, client: &client, opaque_h2, said, answered };
     let outcome = silence.end().await;
     let Silence { said, answered, .. } = silence;
     match outcome {
@@ -94,6 +97,8 @@ struct Silence<'a, 'r> {
     conn: &'a Conn,
     route: &'r TcpTarget,
     client: &'a TcpStream,
+    /// HTTP/2 passes unread.
+    opaque_h2: bool,
     said: BytesMut,
     answered: BytesMut,
 }
@@ -114,7 +119,7 @@ impl<'r> Silence<'_, 'r> {
             None => listen(client, &mut self.said).await.map_err(gone)?,
             Some(speech) => speech,
         };
-        match http(first) {
+        match self.http(first) {
             Some(http) => Ok(Outcome::Http(http)),
             None => reach(conn, route, client).await.map(Outcome::Opaque),
         }
@@ -129,7 +134,7 @@ impl<'r> Silence<'_, 'r> {
         let mut reached = tokio::select! {
             biased;
             () = conn.ended() => return Ok(Outcome::Ended),
-            speech = listen(client, &mut self.said) => match http(speech.map_err(gone)?) {
+            speech = listen(client, &mut self.said) => match self.http(speech.map_err(gone)?) {
                 Some(http) => return Ok(Outcome::Http(http)),
                 None => return opening.await.map(Outcome::Opaque),
             },
@@ -148,13 +153,21 @@ impl<'r> Silence<'_, 'r> {
             }
             () = sleep(idle) => return Ok(Outcome::Ended),
         };
-        Ok(match http(speech) {
+        Ok(match self.http(speech) {
             Some(http) => {
                 reached.unneeded();
                 Outcome::Http(http)
             }
             None => Outcome::Opaque(reached),
         })
+    }
+
+    const fn http(&self, speech: Speech) -> Option<Detected> {
+        match speech {
+            Speech::Http1 => Some(Detected::Http1),
+            Speech::Http2 if !self.opaque_h2 => Some(Detected::Http2),
+            Speech::Http2 | Speech::Opaque | Speech::More => None,
+        }
     }
 }
 
@@ -164,14 +177,6 @@ async fn reach<'r>(conn: &Conn, route: &'r TcpTarget, client: &TcpStream) -> Res
 
 fn gone(error: io::Error) -> String {
     format!("the client: {error}")
-}
-
-const fn http(speech: Speech) -> Option<Detected> {
-    match speech {
-        Speech::Http1 => Some(Detected::Http1),
-        Speech::Http2 => Some(Detected::Http2),
-        Speech::Opaque | Speech::More => None,
-    }
 }
 
 /// Reads until it is known what the client speaks. Its bytes are in `said`: giving up loses none, and whoever asks again goes

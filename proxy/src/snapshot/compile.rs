@@ -16,8 +16,8 @@ use weft_model::config::{
     PolicyTarget, RouteKind, TcpRoute, Timeouts, Workload,
 };
 
-pub(crate) use self::attach::by_port;
 use self::attach::{attached, candidates};
+pub(crate) use self::{attach::by_port, captured::IMPLICIT};
 use super::{
     Deadlines, Mirror, Port, PortId, PortKind, Rewrite, Rule, Service, Snapshot, Target, TcpTarget, Upstream,
     UpstreamId,

@@ -12,7 +12,10 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::TcpListener,
+};
 
 /// Where the samples listen.
 #[derive(Debug)]
@@ -23,6 +26,8 @@ pub struct Samples {
     pub cart: Vec<SocketAddr>,
     /// Two endpoints, one of which fails or dawdles now and then.
     pub flaky: Vec<SocketAddr>,
+    /// Two endpoints that speak no HTTP: they answer each line.
+    pub store: Vec<SocketAddr>,
 }
 
 /// How a sample behaves.
@@ -47,6 +52,7 @@ pub fn start() -> io::Result<Samples> {
             hello: vec![serve(steady("hello-a", 0)).await?, serve(steady("hello-b", 0)).await?],
             cart: vec![serve(steady("cart-a", 2)).await?, serve(steady("cart-b", 20)).await?],
             flaky: vec![serve(steady("flaky-a", 5)).await?, serve(shaky).await?],
+            store: vec![store("store-a").await?, store("store-b").await?],
         })
     })?;
     std::thread::Builder::new().name("samples".into()).spawn(move || runtime.block_on(std::future::pending::<()>()))?;
@@ -66,6 +72,29 @@ async fn serve(manner: Manner) -> io::Result<SocketAddr> {
                 let service = service_fn(move |request| answer(manner, request));
                 // A client that goes away is not worth a word here.
                 let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            });
+        }
+    });
+    Ok(address)
+}
+
+async fn store(name: &'static str) -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move {
+        loop {
+            let Ok((stream, _)) = listener.accept().await else {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            };
+            tokio::spawn(async move {
+                let (lines, mut answers) = stream.into_split();
+                let mut lines = BufReader::new(lines).lines();
+                while let Ok(Some(line)) = lines.next_line().await {
+                    if answers.write_all(format!("{name}: {line}\n").as_bytes()).await.is_err() {
+                        return;
+                    }
+                }
             });
         }
     });

@@ -31,6 +31,16 @@ pub(super) fn unreached(documents: &[Document], config: &Config, cx: &Context<'_
             let Some(name) = parent.name.as_deref() else { continue };
             let Some(service) = services.get(&at.key(parent.namespace.as_deref(), name)) else { continue };
             let of = relative(at, &service.key);
+            if service.key.namespace != document.key.namespace {
+                let message =
+                    format!("only routes of its own namespace count for Service {of}: this one has no effect on it");
+                at.field("namespace").warn(
+                    "contradictory",
+                    message,
+                    Some("put the route into the Service's namespace".into()),
+                );
+                continue;
+            }
             if service.cluster_ips.is_empty() {
                 let message = format!("Service {of} has no clusterIPs: no connection to it is captured for this route");
                 let hint = "add clusterIPs to the Service, or attach the route to a Gateway";

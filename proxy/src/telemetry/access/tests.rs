@@ -51,6 +51,7 @@ fn json_has_every_field() {
     let mut exchange = exchange();
     exchange.query = Some("a=1".into());
     exchange.grpc = Some(Some(14));
+    exchange.workload = Some("web".into());
     let mut failed = attempt(exchange.start);
     (failed.head, failed.end) = (None, Some(exchange.start + Duration::from_millis(1)));
     exchange.attempts.insert(0, failed);
@@ -62,6 +63,7 @@ fn json_has_every_field() {
         "service": "cart", "endpoint": "10.0.0.1:9000", "duration_ms": 12.0, "upstream_ms": 11.0, "bytes_in": 3,
         "bytes_out": 512, "client": "192.0.2.1:5555", "user_agent": "curl/8", "request_id": "req-1",
         "trace_id": "00000000000000000000000000000abc", "attempts": 2, "grpc_status": 14,
+        "workload": "web",
     });
     assert_eq!(serde_json::from_str::<Json>(&line).unwrap(), expected);
 
@@ -72,7 +74,7 @@ fn json_has_every_field() {
     refused.slot = Some(Metrics::default().slot("", "", ""));
     let line = lines(LogFormat::Json, &[refused]);
     let fields = expected.as_object_mut().unwrap();
-    for absent in ["query", "route", "service", "endpoint", "upstream_ms", "trace_id", "grpc_status"] {
+    for absent in ["workload", "query", "route", "service", "endpoint", "upstream_ms", "trace_id", "grpc_status"] {
         fields.remove(absent);
     }
     fields.extend(

@@ -39,6 +39,7 @@ fn a_request_is_a_server_and_a_client_span() {
     let mut exchange = exchange();
     exchange.query = Some("color=red&sig=secret".into());
     exchange.trace.parent_span = NonZeroU64::new(9);
+    exchange.workload = Some("web".into());
     let spans = record(&exchange);
     let [server, client] = &spans[..] else { panic!("{spans:?}") };
 
@@ -59,6 +60,7 @@ fn a_request_is_a_server_and_a_client_span() {
         ("weft.route", "shop"),
         ("weft.service", "cart"),
         ("weft.rule", "rule-0"),
+        ("weft.source.workload", "web"),
     ] {
         assert_eq!(text(server, name), Some(expected), "{name}");
     }
