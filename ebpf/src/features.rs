@@ -169,7 +169,7 @@ fn privileges(effective: Option<u64>) -> Finding {
         return Finding::ok(CHECK, MEANS, "CAP_BPF and CAP_NET_ADMIN, without CAP_SYS_ADMIN").but(
             Level::Warning,
             "mount the BPF file system beforehand, writable for this user; add CAP_SYS_ADMIN for the rest",
-            "everything but: mounting it, policies by address and --end-stale for workloads in namespaces of their own",
+            "everything but mounting it, and workloads in network namespaces of their own",
         );
     }
     Finding::ok(CHECK, MEANS, "CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN")

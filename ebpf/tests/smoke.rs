@@ -32,7 +32,7 @@ fn smoke() {
     let yaml = std::fs::read_to_string("../../shared/contract/mesh.yaml").unwrap();
     let path = PathBuf::from(format!("/tmp/smoke-{}.yaml", std::process::id()));
     std::fs::write(&path, yaml).unwrap();
-    let config = weft_model::load_paths(&[path.clone()], weft_model::Options::default()).unwrap().config;
+    let config = weft_model::load_paths(std::slice::from_ref(&path), weft_model::Options::default()).unwrap().config;
     let agent = Agent::start(&Options { cgroup: root.clone(), end_stale: None }).unwrap();
     let live = vec![Live {
         service: Key::new("default", "redis"),

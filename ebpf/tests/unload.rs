@@ -3,11 +3,11 @@
 
 use std::{
     path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use weft_ebpf::{
-    agent::{Agent, Options},
+    agent::{Agent, Listeners, Options},
     cgroup::{self, Cgroup},
     features::{self, Level},
     pins::Pins,
@@ -52,6 +52,17 @@ impl Drop for Group {
     }
 }
 
+/// Nobody is in another namespace.
+struct Nowhere;
+
+impl Listeners for Nowhere {
+    fn listen(&self, _: u64) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn leave(&self, _: u64) {}
+}
+
 /// Which of these links the kernel still has.
 fn alive(links: &[u32]) -> Vec<u32> {
     let all = aya::programs::loaded_links().flatten().map(|link| link.id());
@@ -62,7 +73,7 @@ fn alive(links: &[u32]) -> Vec<u32> {
 fn unloading_waits_for_the_agent_and_leaves_nothing() {
     let Some(group) = Group::new("unload") else { return };
     let agent = Agent::start(&Options { cgroup: group.0.clone(), end_stale: None }).unwrap();
-    agent.attach().unwrap();
+    agent.attach(Arc::new(Nowhere)).unwrap();
     let attach = Cgroup::open(&group.0).unwrap();
     let pins = group.pins();
     assert_eq!(pins.cgroup().unwrap(), Some(attach.clone()));
@@ -88,7 +99,7 @@ fn unloading_waits_for_the_agent_and_leaves_nothing() {
 fn unloading_by_force_works_beside_an_agent() {
     let Some(group) = Group::new("force") else { return };
     let agent = Agent::start(&Options { cgroup: group.0.clone(), end_stale: None }).unwrap();
-    agent.attach().unwrap();
+    agent.attach(Arc::new(Nowhere)).unwrap();
     let attach = Cgroup::open(&group.0).unwrap();
     let pins = group.pins();
     assert!(pins.unload(true).is_ok() && !pins.exist());
