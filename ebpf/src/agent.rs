@@ -264,6 +264,8 @@ impl Agent {
     pub fn mask(&self, id: u64, masked: bool) -> Result<(), EbpfSetupError> {
         let state = &mut *lock(&self.inner.state);
         state.reconciler.mask(id, masked, &mut state.maps)?;
+        // Otherwise the next look at cgroups would put back what was known before.
+        state.live.iter_mut().filter(|live| live.id == id).for_each(|live| live.usable = !masked);
         Ok(())
     }
 
