@@ -321,7 +321,7 @@ fn proxy_down<M: Maps>(maps: &M, settings: &Settings, request: &Request, decisio
     let netns = maps.netns();
     let own = netns == settings.proxy_netns;
     // Every namespace has a loopback of its own.
-    if !own && addr.is_loopback() && !maps.namespace(netns).is_some_and(|namespace| namespace.captured != 0) {
+    if !own && addr.is_loopback() && maps.namespace(netns).is_none_or(|namespace| namespace.captured == 0) {
         return Reason::OtherNamespace;
     }
     // An address of this host that others reach over the network cannot be looked up from where they are.
