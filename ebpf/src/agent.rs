@@ -189,9 +189,11 @@ impl Agent {
             stale: Vec::new(),
             complained: Vec::new(),
         };
-        let heartbeat = Mutex::new(store::heartbeat(&pins)?);
-        // Programs of a process before this one are to know the proxy's connections from now on.
+        let mut heartbeat = store::heartbeat(&pins)?;
+        // Programs of a process before this one are to know the proxy's connections from now on, and to send it none
+        // before it knows whose they are: a process that was killed may count as alive for a while.
         state.write_settings()?;
+        heartbeat.set(0, 0, 0).map_err(|source| EbpfSetupError::Map { name: "HEARTBEAT", source })?;
         let inner = Inner {
             origins: store::socket_storage(&pins)?,
             marks: Mutex::new(store::socket_storage(&pins)?),
@@ -199,7 +201,7 @@ impl Agent {
             pins,
             end_stale: options.end_stale,
             held: Mutex::new(Some(held)),
-            heartbeat,
+            heartbeat: Mutex::new(heartbeat),
             state: Mutex::new(state),
             view: RwLock::default(),
             flows: Mutex::default(),
