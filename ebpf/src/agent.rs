@@ -235,9 +235,25 @@ impl Agent {
             return Ok(());
         }
         let mut state = lock(&self.inner.state);
+        self.stay_apart(&config, &mut state)?;
         state.config = config;
         state.live = live;
         self.inner.reconcile(&mut state)
+    }
+
+    /// The cgroup of a workload is no place for the proxy: whoever comes there would pass for the proxy.
+    fn stay_apart(&self, config: &Config, state: &mut State) -> Result<(), EbpfSetupError> {
+        let mut own = lock(&self.own);
+        let Some(own) = own.as_mut() else { return Ok(()) };
+        let attach = &self.inner.attach;
+        let claims = |cgroup: &str| own.cgroup.path.starts_with(attach.path.join(cgroup));
+        if config.workloads.iter().any(|workload| claims(&workload.cgroup)) {
+            tracing::info!(from = %own.cgroup.path.display(), "a workload's cgroup: moving to one of our own");
+            own.leave_for_own(attach)?;
+            state.settings.proxy_cgroup = own.cgroup.id;
+            state.write_settings()?;
+        }
+        Ok(())
     }
 
     /// Attaches the programs, or puts them in place of those of a process before. From here on connections are captured.

@@ -174,7 +174,8 @@ pub fn own() -> Result<Cgroup, CgroupError> {
 
 /// The proxy's own cgroup. Its connections must be told from those of workloads in a way that no workload can forge, and
 /// its sockets must be where the programs see them. So it stays where it is if that is below the attach point and nobody
-/// else is there (a systemd unit); otherwise it moves to a cgroup of its own.
+/// else is there (a systemd unit, a container); otherwise, or when a Workload claims the place, it moves to a cgroup of its
+/// own.
 #[derive(Debug)]
 pub struct OwnCgroup {
     /// Where it is.
@@ -192,12 +193,23 @@ impl OwnCgroup {
         let own = own()?;
         let below = own.path != attach.path && own.path.starts_with(&attach.path);
         let alone = own.processes().is_ok_and(|all| all == [std::process::id()]);
-        if below && alone {
-            return Ok(Self { cgroup: own, from: None });
+        let mut settled = Self { cgroup: own, from: None };
+        if !(below && alone) {
+            settled.leave_for_own(attach)?;
         }
+        Ok(settled)
+    }
+
+    /// Moves to a cgroup that only the proxy is in.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn leave_for_own(&mut self, attach: &Cgroup) -> Result<(), CgroupError> {
         let cgroup = attach.child(OWN)?;
         cgroup.enter()?;
-        Ok(Self { cgroup, from: Some(own) })
+        let before = std::mem::replace(&mut self.cgroup, cgroup);
+        self.from.get_or_insert(before);
+        Ok(())
     }
 
     /// Goes back, and removes the cgroup that was made. Failures cost an empty directory.
