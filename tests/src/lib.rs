@@ -2,6 +2,7 @@
 //!
 //! Read [`weft`] first (start, edit, drain, stop; [`endpoints`]: what the node says of its peers), then the upstreams
 //! ([`upstream`], [`tool`], [`unruly`], [`wire`], [`grpc`], [`websocket`], [`nginx`], [`otlp`]) and the clients ([`client`], [`wire`], [`frames`], [`load`], [`curl`]).
+//! [`mesh`]: processes whose connections are captured.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, clippy::print_stderr)]
 
 pub mod client;
@@ -10,6 +11,7 @@ pub mod endpoints;
 pub mod frames;
 pub mod grpc;
 pub mod load;
+pub mod mesh;
 pub mod metrics;
 pub mod nginx;
 pub mod otlp;

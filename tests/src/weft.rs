@@ -31,13 +31,15 @@ pub struct Options {
     pub workers: usize,
     pub args: Vec<String>,
     pub env: Vec<(String, String)>,
+    /// A command that runs the binary; its own arguments come first.
+    pub through: Vec<String>,
     /// Written beside the configuration before the start.
     pub files: Vec<(String, String)>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { workers: 1, args: Vec::new(), env: Vec::new(), files: Vec::new() }
+        Self { workers: 1, args: Vec::new(), env: Vec::new(), through: Vec::new(), files: Vec::new() }
     }
 }
 
@@ -70,14 +72,18 @@ impl Weft {
     /// Starts without waiting.
     pub fn spawn(config: &str, options: Options) -> Self {
         let dir = TempDir::with_prefix("weft-e2e-").unwrap();
+        // For a Weft that is somebody else.
+        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         for (name, text) in &options.files {
             std::fs::write(dir.path().join(name), text).unwrap();
         }
         let path = dir.path().join("weft.yaml");
         std::fs::write(&path, config).unwrap();
         let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, ports::free()));
-        let mut command = Command::new(binary());
+        let mut all = options.through.iter().map(AsRef::as_ref).chain([binary().as_os_str()]);
+        let mut command = Command::new(all.next().unwrap_or_default());
         command
+            .args(all)
             .args(["proxy", "--config"])
             .arg(&path)
             .args(["--admin", &admin.to_string(), "--workers", &options.workers.to_string(), "--no-pin"])

@@ -10,6 +10,7 @@ mod breaker;
 mod faults;
 mod harness;
 mod hostile;
+mod mesh;
 mod observability;
 mod operation;
 mod protocols;
