@@ -151,7 +151,7 @@ impl Figure {
         match (self.value, &self.note) {
             (Some(value), _) => match self.range {
                 Some((min, max)) => {
-                    format!("{} ({}–{})", number(value, self.unit), number(min, self.unit), number(max, self.unit))
+                    format!("{} ({}–{})", number(value, self.unit), digits(min, self.unit), digits(max, self.unit))
                 }
                 None => number(value, self.unit),
             },
@@ -168,15 +168,19 @@ impl Figure {
     }
 }
 
-/// Counts without a fraction, shares with as many digits as the bound of 99.99 % needs.
 fn number(value: f64, unit: &str) -> String {
+    let text = digits(value, unit);
+    if unit.is_empty() { text } else { format!("{text} {unit}") }
+}
+
+/// Counts and nanoseconds without a fraction, shares with as many digits as the bound of 99.99 % needs.
+fn digits(value: f64, unit: &str) -> String {
     let digits = match unit {
         "" | "ns" => 0,
         "%" | "×" => 3,
         _ => 1,
     };
-    let text = format!("{value:.digits$}");
-    if unit.is_empty() { text } else { format!("{text} {unit}") }
+    format!("{value:.digits$}")
 }
 
 #[cfg(test)]
@@ -195,6 +199,15 @@ mod tests {
         let table = report.table().to_string();
         assert!(table.contains("| storm: inside          | 99.990 % | ≥ 99.990 % |    PASS |"), "{table}");
         assert!(table.contains("2.0 ms |   ≤ 1.5 ms |    FAIL |"), "{table}");
+    }
+
+    #[test]
+    fn rounds_show_how_far_they_lay_apart() {
+        let mut report = Report::new();
+        report.spread("ratio", Spread { median: 1.0, min: 0.5, max: 2.0 }, "×", Some(Bound::AtMost(1.0)));
+        assert!(report.passed());
+        let table = report.table().to_string();
+        assert!(table.contains("| 1.000 × (0.500–2.000) | ≤ 1.000 × |    PASS |"), "{table}");
     }
 
     #[test]

@@ -86,7 +86,7 @@ impl Pins {
     /// # Errors
     /// What the kernel says.
     pub fn remove_foreign(&self) -> io::Result<()> {
-        self.foreign().iter().try_for_each(|dir| fs::remove_dir_all(dir))
+        self.foreign().iter().try_for_each(fs::remove_dir_all)
     }
 
     /// Removes everything: links end with their pins, and maps with the programs.

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use super::client::{Ask, Client, Connects, Range};
 use super::endpoint::{Endpoint, Manner};
+use super::profile::{Counting, Runs};
 use super::scale::{Filled, Size};
 use super::{Bench, ratios, stage::Stage};
 use crate::child::free_port;
@@ -17,6 +18,10 @@ const NOBODY: Range = Range { base: Ipv4Addr::new(198, 18, 0, 0), spread: 8191, 
 /// Not decided about: what the timed program costs by itself.
 const NOTHING: Range = Range { base: Ipv4Addr::UNSPECIFIED, spread: 0, port: 80 };
 const VERDICTS: [&str; 4] = ["PASS", "DIRECT", "PROXY", "DENY"];
+/// Where decisions about random services begin among those that are timed; before them the same one again and again,
+/// for each verdict, and the program without a decision.
+const ITSELF: usize = 4;
+const RANDOM: usize = 5;
 
 /// What is timed in one size.
 struct Subject {
@@ -24,7 +29,7 @@ struct Subject {
     /// In the enrolled cgroup.
     client: Client,
     stage: Stage,
-    shim: [Vec<f64>; 5],
+    shim: [Vec<f64>; 8],
     connects: [Vec<f64>; 4],
 }
 
@@ -34,17 +39,19 @@ impl Subject {
         Ok(Self { size, client, stage, shim: Default::default(), connects: Default::default() })
     }
 
-    /// The decision, for each verdict. Last the program without a decision.
+    /// The decision, for each verdict.
     async fn decide(&mut self, repeat: u32) -> Result<()> {
         let size = self.size;
-        let asked = [NOBODY, size.direct(), size.proxied(), size.denied(), NOTHING];
-        for (verdict, range) in asked.into_iter().enumerate() {
+        let random = [NOBODY, size.direct(), size.proxied()];
+        let same = random.map(|range| Range { spread: 0, ..range });
+        let asked = same.into_iter().chain([size.denied(), NOTHING]).chain(random);
+        for (which, (range, verdict)) in asked.zip([0, 1, 2, 3, 0, 0, 1, 2]).enumerate() {
             let ask = Ask::Shim { mesh: self.stage.mesh.clone(), range, repeat };
-            let (nanos, got): (f64, u32) = self.client.ask(&ask).await?;
-            if got as usize != verdict % VERDICTS.len() {
-                bail!("verdict {got} in place of {}", VERDICTS[verdict % VERDICTS.len()]);
+            let (nanos, got): (f64, usize) = self.client.ask(&ask).await?;
+            if got != verdict {
+                bail!("verdict {got} in place of {}", VERDICTS[verdict]);
             }
-            self.shim[verdict].push(nanos);
+            self.shim[which].push(nanos);
         }
         Ok(())
     }
@@ -84,12 +91,17 @@ pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
     let few = small.fill(endpoint, captured)?;
     let many = large.fill(endpoint, captured)?;
     let measured = measure(bench, &mut small, &mut large, &mut outside, endpoint).await;
+    let runs = profile(bench, &mut small, endpoint).await;
     let weights = [few.first, many.first, many.same, many.one].map(|took| took.as_secs_f64() * 1e3);
     let memory = [few.memory, many.memory].map(|bytes| bytes as f64 / f64::from(1 << 20));
     // The last to come is the first to go.
     many.stop();
     few.stop();
     tell(report, &small, &large, &measured?)?;
+    for (verdict, (hook, life, runs)) in VERDICTS.iter().zip(runs?) {
+        report.info(format!("{verdict}, of that the connect hook"), hook, "ns");
+        report.info(format!("{verdict}, of that sock_ops, {runs:.1} runs"), life, "ns");
+    }
 
     let (services, endpoints) = (Size::LARGE.services(), Size::LARGE.direct);
     report.info("10 services, first filling of the maps", weights[0], "ms");
@@ -138,12 +150,29 @@ async fn measure(
     Ok(without)
 }
 
+/// For each verdict, of one connection: nanoseconds within connect(), in sock_ops, and how often that ran.
+async fn profile(bench: &Bench, small: &mut Subject, endpoint: SocketAddr) -> Result<Vec<(f64, f64, f64)>> {
+    let count = if bench.short { 1_000 } else { 20_000 };
+    let straight = Range { base: Ipv4Addr::LOCALHOST, spread: 0, port: endpoint.port() };
+    let _counting = Counting::start()?;
+    let mut runs = Vec::new();
+    for verdict in 0..VERDICTS.len() {
+        let before = Runs::read()?;
+        small.connect(verdict, straight, count).await?;
+        let after = Runs::read()?;
+        let each = |of: fn(&Runs) -> u64| (of(&after) - of(&before)) as f64 / f64::from(count);
+        runs.push((each(|runs| runs.hook_ns), each(|runs| runs.life_ns), each(|runs| runs.life_runs)));
+        small.connects[verdict].pop();
+    }
+    Ok(runs)
+}
+
 fn tell(report: &mut Report, small: &Subject, large: &Subject, without: &[f64]) -> Result<()> {
     let spread = |values: &[f64]| Spread::of(values.iter().copied()).context("no round");
     let over = |a: &[f64], b: &[f64]| ratios(a.iter().copied().zip(b.iter().copied())).context("no round");
-    report.spread("the timed program without a decision", spread(&small.shim[4])?, "ns", None);
+    report.spread("the timed program without a decision", spread(&small.shim[ITSELF])?, "ns", None);
     for (verdict, name) in VERDICTS.iter().enumerate() {
-        report.spread(format!("{name}, decision in the kernel"), spread(&small.shim[verdict])?, "ns", None);
+        report.spread(format!("{name}, decision in the kernel"), spread(&net(&small.shim, verdict))?, "ns", None);
     }
     report.spread("connect and close without programs", spread(without)?, "ns", None);
     for (verdict, name) in VERDICTS.iter().enumerate() {
@@ -153,17 +182,32 @@ fn tell(report: &mut Report, small: &Subject, large: &Subject, without: &[f64]) 
         report.spread(format!("{name}, connect and close: ratio"), over(&small.connects[verdict], without)?, "×", None);
     }
     for (verdict, name) in VERDICTS.iter().enumerate() {
-        let figure = format!("{name}, decision: 64,000 services ÷ 10");
-        let (net_large, net_small) = (net(&large.shim, verdict), net(&small.shim, verdict));
-        report.spread(figure, over(&net_large, &net_small)?, "×", (verdict == 1).then_some(Bound::AtMost(1.1)));
-        report.spread(format!("{name}, decision with 64,000 services"), spread(&large.shim[verdict])?, "ns", None);
+        let ratio = over(&net(&large.shim, verdict), &net(&small.shim, verdict))?;
+        let figure = format!("{name}, decision, the same service: 64,000 services ÷ 10");
+        report.spread(figure, ratio, "×", Some(Bound::AtMost(1.1)));
+    }
+    for (verdict, name) in VERDICTS.iter().take(3).enumerate() {
+        let which = RANDOM + verdict;
+        let ratio = over(&net(&large.shim, which), &net(&small.shim, which))?;
+        report.spread(format!("{name}, decision, random services: 64,000 services ÷ 10"), ratio, "×", None);
+        report.spread(
+            format!("{name}, decision, random of 64,000 services"),
+            spread(&net(&large.shim, which))?,
+            "ns",
+            None,
+        );
     }
     let ratio = over(&large.connects[1], &small.connects[1])?;
-    report.spread("DIRECT, connect and close: 64,000 services ÷ 10", ratio, "×", Some(Bound::AtMost(1.1)));
+    report.spread(
+        "DIRECT, connect and close, random services: 64,000 services ÷ 10",
+        ratio,
+        "×",
+        Some(Bound::AtMost(1.1)),
+    );
     Ok(())
 }
 
 /// Without what the timed program costs by itself.
-fn net(shim: &[Vec<f64>; 5], verdict: usize) -> Vec<f64> {
-    shim[verdict].iter().zip(&shim[4]).map(|(nanos, itself)| (nanos - itself).max(1.0)).collect()
+fn net(shim: &[Vec<f64>; 8], which: usize) -> Vec<f64> {
+    shim[which].iter().zip(&shim[ITSELF]).map(|(nanos, itself)| (nanos - itself).max(1.0)).collect()
 }

@@ -20,7 +20,7 @@ const IDLE_SLACK: f64 = 2.0;
 pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
     let stage = Stage::new("direct")?;
     let endpoint = free_port()?;
-    let _server = serve(bench, &stage, endpoint, report).await?;
+    let _server = serve(bench, &stage, endpoint).await?;
     let config = WORKLOAD.to_owned() + &node::service("redis", 0, PORT, "mode: Auto", "tcp", &[endpoint]);
     let weft = Node::start(&bench.weft, &stage, None, 1, &config).await?;
 
@@ -78,11 +78,10 @@ enum Serving {
 }
 
 /// redis-server, or an endpoint that answers one command like it.
-async fn serve(bench: &Bench, stage: &Stage, listen: SocketAddr, report: &mut Report) -> Result<Serving> {
+async fn serve(bench: &Bench, stage: &Stage, listen: SocketAddr) -> Result<Serving> {
     let cpu = Some(bench.cores.proxy);
     let Some(redis) = find_program("redis-server") else {
         eprintln!("  redis-server is missing (apt-get install redis-server): the built-in endpoint answers PING");
-        report.info("redis-server", 0.0, "");
         return Ok(Serving::Own { _endpoint: Endpoint::start(stage, cpu, Manner::Pong, &[listen]).await? });
     };
     let dir = TempDir::new("redis")?;

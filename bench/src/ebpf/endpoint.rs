@@ -37,6 +37,8 @@ pub enum Manner {
 
 /// Connections that an endpoint holds which only accepts: whoever began them has ended them by then.
 const HELD: usize = 1024;
+/// Between two looks. The backlog holds what comes in the meantime.
+const LOOK: Duration = Duration::from_micros(500);
 const BACKLOG: i32 = 4096;
 
 /// A running endpoint.
@@ -87,24 +89,29 @@ pub async fn run(args: Args) -> Result<crate::Verdict> {
     }
     let mut tasks = tokio::task::JoinSet::new();
     for listener in listeners {
+        listener.set_nonblocking(true)?;
         if args.manner == Manner::Drain {
             std::thread::spawn(move || drain(&listener));
             continue;
         }
-        listener.set_nonblocking(true)?;
         tasks.spawn_local(accept(TcpListener::from_std(listener)?, args.manner));
     }
     std::future::pending::<()>().await;
     Ok(crate::Verdict::Pass)
 }
 
+/// Looks from time to time: somebody who waits would have to be woken by each connect(), if he is not late, and the time
+/// of that depends on everything else.
 fn drain(listener: &std::net::TcpListener) {
     let mut held = VecDeque::with_capacity(HELD);
-    for stream in listener.incoming() {
-        if held.len() == HELD {
-            held.pop_front();
+    loop {
+        while let Ok(accepted) = listener.accept() {
+            if held.len() == HELD {
+                held.pop_front();
+            }
+            held.push_back(accepted);
         }
-        held.push_back(stream);
+        std::thread::sleep(LOOK);
     }
 }
 

@@ -8,6 +8,7 @@ pub mod endpoint;
 mod handoff;
 mod killed;
 mod node;
+mod profile;
 mod proxied;
 mod restart;
 mod scale;

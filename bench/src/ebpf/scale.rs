@@ -14,6 +14,7 @@ use weft_model::config::{
 };
 
 use super::client::Range;
+use super::profile::field;
 use super::stage::Stage;
 
 const NETWORK: Ipv4Addr = Ipv4Addr::new(10, 202, 0, 0);
@@ -163,10 +164,7 @@ fn maps() -> Result<HashSet<(u64, u64)>> {
     let mut found = HashSet::new();
     for entry in std::fs::read_dir("/proc/self/fdinfo")?.flatten() {
         let Ok(text) = std::fs::read_to_string(entry.path()) else { continue };
-        let field = |name: &str| {
-            text.lines().find_map(|line| line.strip_prefix(name)?.trim_start_matches(':').trim().parse::<u64>().ok())
-        };
-        if let (Some(id), Some(bytes)) = (field("map_id"), field("memlock")) {
+        if let (Some(id), Some(bytes)) = (field(&text, "map_id"), field(&text, "memlock")) {
             found.insert((id, bytes));
         }
     }
