@@ -1,6 +1,6 @@
 //! Child processes and directories that end with their guard: on return, on error, on a signal and on a panic.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
@@ -145,6 +145,12 @@ impl Server {
         }
     }
 
+    /// Ends the process without asking, and waits for it.
+    pub fn kill(&mut self) -> Result<ExitStatus> {
+        self.signal(Signal::KILL);
+        Ok(self.process.wait()?)
+    }
+
     fn signal(&self, signal: Signal) {
         if let Some(group) = i32::try_from(self.pid()).ok().and_then(Pid::from_raw) {
             let _ = rustix::process::kill_process_group(group, signal);
@@ -178,6 +184,21 @@ impl Drop for Server {
         self.signal(Signal::KILL);
         let _ = self.process.wait();
     }
+}
+
+/// What to put before a program and its arguments so that it starts in a cgroup: its sockets belong there from the first.
+pub fn into_cgroup(cgroup: &Path) -> Vec<OsString> {
+    const ENTER: &str = r#"echo $$ >"$0/cgroup.procs" && exec "$@""#;
+    vec![
+        "setpriv".into(),
+        "--pdeathsig".into(),
+        "KILL".into(),
+        "--".into(),
+        "sh".into(),
+        "-c".into(),
+        ENTER.into(),
+        cgroup.into(),
+    ]
 }
 
 /// Where a program is, looked up on `PATH` and in the directories that hold servers.

@@ -4,10 +4,12 @@
 //! * `instructions`: user instructions per request, stable enough to be a regression gate.
 //! * `idle`: memory of an idle keep-alive connection.
 //! * `resilience`: what the resilience features must show, with bounds.
+//! * `ebpf`: what the kernel programs cost and keep to, with bounds.
 //! * `load`: a small load generator, closed loop or at a fixed rate.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "tables go to stdout, progress to stderr")]
 
 mod child;
+mod ebpf;
 mod floor;
 mod idle;
 mod instructions;
@@ -16,6 +18,7 @@ mod machine;
 mod origin;
 mod peers;
 mod probe;
+mod report;
 mod resilience;
 mod stats;
 mod table;
@@ -45,10 +48,18 @@ enum Verb {
     Idle(idle::Args),
     /// Let origins misbehave and check what clients and origins see of it against bounds
     Resilience(resilience::Args),
+    /// What the kernel programs cost, and what they keep to: DIRECT, PROXY, restarts, dead endpoints, original destinations
+    Ebpf(ebpf::Args),
     /// Load one URL, closed loop or at a fixed rate, and print the latency distribution
     Load(load::Args),
     /// The smallest proxy that can be written on hyper: the floor that Weft is compared with
     FloorProxy(floor::Args),
+    /// A process in a cgroup that does what `ebpf` asks it to
+    #[command(hide = true)]
+    EbpfClient,
+    /// An endpoint of `ebpf`
+    #[command(hide = true)]
+    EbpfEndpoint(ebpf::endpoint::Args),
 }
 
 /// Whether what was measured is within its bound. Errors are a third outcome, of their own.
@@ -92,6 +103,9 @@ async fn dispatch(verb: Verb) -> Result<Verdict> {
         Verb::Resilience(args) => resilience::run(args).await,
         Verb::Load(args) => load::run(args).await,
         Verb::FloorProxy(args) => floor::run(args).await,
+        Verb::Ebpf(args) => ebpf::run(args).await,
+        Verb::EbpfClient => ebpf::client::run().await,
+        Verb::EbpfEndpoint(args) => ebpf::endpoint::run(args).await,
     }
 }
 

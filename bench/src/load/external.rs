@@ -2,12 +2,13 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 
 use super::Outcome;
-use crate::child::{TempDir, find_program};
+use crate::child::{self, TempDir, find_program};
 
 /// Streams per connection when the load is HTTP/2.
 const STREAMS: u32 = 8;
@@ -16,9 +17,9 @@ const STREAMS: u32 = 8;
 const WRK_SUMMARY: &str = r#"done = function(summary, latency)
   local e = summary.errors
   io.write(string.format(
-    'outcome {"requests":%d,"seconds":%.6f,"p50_us":%d,"p99_us":%d,"non_2xx":%d,"socket_errors":%d}\n',
+    'outcome {"requests":%d,"seconds":%.6f,"p50_us":%d,"p99_us":%d,"non_2xx":%d,"socket_errors":%d,"connect_errors":%d}\n',
     summary.requests, summary.duration / 1e6, latency:percentile(50), latency:percentile(99),
-    e.status, e.connect + e.read + e.write + e.timeout))
+    e.status, e.connect + e.read + e.write + e.timeout, e.connect))
 end
 "#;
 
@@ -47,7 +48,7 @@ impl Tool {
         }
     }
 
-    fn command(self, job: &Job, dir: &TempDir) -> Result<Vec<OsString>> {
+    fn command(self, job: &Job<'_>, dir: &TempDir) -> Result<Vec<OsString>> {
         let url = &format!("http://{}/", job.target);
         let seconds = job.seconds.to_string();
         let connections = job.connections;
@@ -79,7 +80,7 @@ impl Tool {
 
 /// What to load, and how.
 #[derive(Clone, Copy, Debug)]
-pub struct Job {
+pub struct Job<'a> {
     /// Where.
     pub target: SocketAddr,
     /// Connections, each with one request in flight (fewer connections with more streams for HTTP/2).
@@ -90,14 +91,19 @@ pub struct Job {
     pub rate: Option<u32>,
     /// The CPU to load from; without, the kernel chooses.
     pub cpu: Option<usize>,
+    /// The cgroup to load from; without, that of this process.
+    pub cgroup: Option<&'a Path>,
 }
 
 /// Loads. Ends the tool when the future is dropped.
-pub async fn run(tool: Tool, job: Job) -> Result<Outcome> {
+pub async fn run(tool: Tool, job: Job<'_>) -> Result<Outcome> {
     let dir = TempDir::new("load")?;
     let mut args = tool.command(&job, &dir)?;
     if let Some(cpu) = job.cpu {
         args.splice(0..0, ["taskset", "-c", &cpu.to_string()].map(OsString::from));
+    }
+    if let Some(cgroup) = job.cgroup {
+        args.splice(0..0, child::into_cgroup(cgroup));
     }
     let mut command = tokio::process::Command::new(&args[0]);
     command.args(&args[1..]).stdin(Stdio::null()).kill_on_drop(true);

@@ -89,6 +89,7 @@ impl Report {
             p99_us: percentile(0.99),
             non_2xx: self.statuses.iter().filter(|(status, _)| !(200..300).contains(*status)).map(|(_, n)| n).sum(),
             socket_errors: self.socket_errors,
+            connect_errors: 0,
             unanswered: self.started - self.latency.len() - self.socket_errors,
             statuses: self.statuses.clone(),
         }

@@ -49,6 +49,9 @@ pub struct Outcome {
     pub non_2xx: u64,
     /// Failed connects, reads and writes, and time-outs.
     pub socket_errors: u64,
+    /// The failed connects among them; only wrk tells.
+    #[serde(default)]
+    pub connect_errors: u64,
     /// Requests that were still on their way at the end; only the built-in generator tells.
     #[serde(default)]
     pub unanswered: u64,

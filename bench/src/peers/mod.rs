@@ -183,8 +183,8 @@ async fn turn(
     })
 }
 
-fn job(cpu: usize, target: std::net::SocketAddr, connections: u32, seconds: u32) -> load::Job {
-    load::Job { target, connections, seconds, rate: None, cpu: Some(cpu) }
+fn job(cpu: usize, target: std::net::SocketAddr, connections: u32, seconds: u32) -> load::Job<'static> {
+    load::Job { target, connections, seconds, rate: None, cpu: Some(cpu), cgroup: None }
 }
 
 /// nginx with a static answer, on the CPU of the load.

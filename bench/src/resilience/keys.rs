@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 use super::Bench;
 use super::backend::Backend;
 use super::node::Node;
-use super::report::{Bound, Report};
 use crate::probe::Probe;
+use crate::report::{Bound, Report};
 
 /// One request an hour: within a run nothing may be forgotten because its budget is full again.
 const POLICY: &str = "rateLimit: [{requests: 1, per: 1h, burst: 1, key: {header: x-user}}]";

@@ -8,7 +8,6 @@ mod node;
 mod post;
 mod rate;
 mod reload;
-mod report;
 mod resetting;
 mod storm;
 mod success;
@@ -20,8 +19,8 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 
 use crate::load::Tool;
+use crate::report::Report;
 use crate::{Verdict, machine, weft};
-use report::Report;
 
 /// Options of `weft-bench resilience`.
 #[derive(clap::Args)]

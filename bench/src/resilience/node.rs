@@ -71,7 +71,8 @@ impl Node {
     /// Loads the proxy in a closed loop, or at a rate with the built-in generator.
     pub async fn load(&self, tool: Tool, seconds: u32, rate: Option<u32>) -> Result<Outcome> {
         let tool = if rate.is_some() { Tool::Own } else { tool };
-        load::run_external(tool, Job { target: self.listen, connections: 64, seconds, rate, cpu: None }).await
+        let job = Job { target: self.listen, connections: 64, seconds, rate, cpu: None, cgroup: None };
+        load::run_external(tool, job).await
     }
 
     /// Writes a configuration with other filters beside the one in use; [`Node::rename`] puts it in place.

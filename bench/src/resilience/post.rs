@@ -11,8 +11,8 @@ use http::Request;
 use super::Bench;
 use super::client::Client;
 use super::node::Node;
-use super::report::{Bound, Report};
 use super::resetting::{Arrived, Resetting};
+use crate::report::{Bound, Report};
 
 /// Everything that can be retried is, as often as it likes: only the method holds a POST back.
 const POLICY: &str = "\

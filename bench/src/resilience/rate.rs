@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::Bench;
 use super::backend::Backend;
 use super::node::Node;
-use super::report::{Bound, Report};
+use crate::report::{Bound, Report};
 
 /// Requests per second that are offered.
 const OFFERED: u32 = 1_000;

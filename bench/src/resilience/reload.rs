@@ -11,8 +11,8 @@ use super::Bench;
 use super::backend::Backend;
 use super::client::Client;
 use super::node::Node;
-use super::report::{Bound, Report};
 use crate::load::Outcome;
+use crate::report::{Bound, Report};
 
 /// What 99 of 100 changes must keep to, in milliseconds.
 const LIMIT: f64 = 147.0;

@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::Bench;
 use super::backend::Backend;
 use super::node::Node;
-use super::report::{Bound, Report};
+use crate::report::{Bound, Report};
 
 /// Client requests per second.
 const RATE: u32 = 500;

@@ -9,7 +9,7 @@ use anyhow::Result;
 use super::Bench;
 use super::backend::Backend;
 use super::node::Node;
-use super::report::{Bound, Report};
+use crate::report::{Bound, Report};
 
 /// Breaker and retries. An endpoint that fails is ejected for at most 5 s, so that the wait for it is bounded.
 const POLICY: &str = "\

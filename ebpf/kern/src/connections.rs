@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::{
-        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
+        BPF_RB_FORCE_WAKEUP, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
         BPF_SOCK_OPS_RETRANS_CB, BPF_SOCK_OPS_RETRANS_CB_FLAG, BPF_SOCK_OPS_RTO_CB, BPF_SOCK_OPS_RTO_CB_FLAG,
         BPF_SOCK_OPS_RTT_CB, BPF_SOCK_OPS_RTT_CB_FLAG, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
         BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_SYN_SENT, bpf_sock,
@@ -134,7 +134,7 @@ fn hold(meta: &Meta, trouble: Trouble) {
     if let Some(held) = HOLD.get_ptr_mut(meta.endpoint) {
         unsafe { *held = now };
     }
-    if !may_report(now) {
+    if may_report(now).is_none() {
         return;
     }
     let event = Event {
@@ -152,7 +152,8 @@ fn hold(meta: &Meta, trouble: Trouble) {
         comm: [0; 16],
         pad2: 0,
     };
-    report(&event);
+    // The agent has to look at the endpoint.
+    report(&event, u64::from(BPF_RB_FORCE_WAKEUP));
 }
 
 #[inline(always)]

@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::{BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as Tuple4, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 as Tuple6},
+    bindings::{BPF_F_NO_PREALLOC, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as Tuple4, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 as Tuple6},
     btf_maps::{
         Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage,
         lpm_trie::Key,
@@ -59,7 +59,7 @@ pub static CONNECTIONS: LruHashMap<u64, Connection, { abi::MAX_CONNECTIONS as us
 pub static VERDICTS: PerCpuArray<u64, { abi::VERDICT_COUNTERS as usize }> = PerCpuArray::new();
 #[btf_map]
 pub static EVENTS: RingBuf<Event, { abi::EVENT_BYTES as usize }> = RingBuf::new();
-/// Events of this second: the second, how many, and how many were lost since ever.
+/// Events of this second: when the last one was, how many, and how many were lost since ever.
 #[btf_map]
 pub static EVENT_RATE: PerCpuArray<[u64; 3], 1> = PerCpuArray::new();
 
@@ -202,38 +202,38 @@ pub fn count(decision: &Decision) {
     }
 }
 
-/// Whether one more event may be written in this second, on this core.
+/// Counts one more event of this core. `None`: there were too many in this second. Otherwise how to report it: the first
+/// one in a while wakes the agent, the others wait for it. To wake somebody takes many times as long as to decide.
 #[inline(always)]
-pub fn may_report(now: u64) -> bool {
-    let Some(rate) = EVENT_RATE.get_ptr_mut(0) else { return false };
-    let [second, count, lost] = unsafe { &mut *rate };
-    let this = now >> 30;
-    if *second != this {
-        *second = this;
+pub fn may_report(now: u64) -> Option<u64> {
+    let rate = EVENT_RATE.get_ptr_mut(0)?;
+    let [last, count, lost] = unsafe { &mut *rate };
+    // A sixteenth of a second; a second.
+    let (short, long) = (now >> 26, now >> 30);
+    let first = *last != short;
+    if *last >> 4 != long {
         *count = 0;
     }
+    *last = short;
     *count += 1;
     if *count > abi::MAX_EVENTS_PER_SECOND as u64 {
         *lost += 1;
-        return false;
+        return None;
     }
-    true
+    Some(u64::from(if first { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }))
 }
 
 /// Reports a verdict, or trouble with an endpoint.
 #[inline(always)]
-pub fn report(event: &Event) {
-    // Nobody has to be woken at once: the agent looks several times a second.
-    let _ = EVENTS.output(event, 0);
+pub fn report(event: &Event, wakeup: u64) {
+    let _ = EVENTS.output(event, wakeup);
 }
 
 /// Reports a verdict of the current process.
 #[inline(always)]
 pub fn report_verdict(decision: &Decision, dest: &Addr, port: u32) {
     let now = unsafe { bpf_ktime_get_ns() };
-    if !may_report(now) {
-        return;
-    }
+    let Some(wakeup) = may_report(now) else { return };
     let event = Event {
         at_ns: now,
         service: decision.service,
@@ -249,7 +249,7 @@ pub fn report_verdict(decision: &Decision, dest: &Addr, port: u32) {
         comm: bpf_get_current_comm().unwrap_or_default(),
         pad2: 0,
     };
-    report(&event);
+    report(&event, wakeup);
 }
 
 /// The counters of an endpoint, if it is still the one that `meta` means.

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::machine;
+use crate::stats::Spread;
 use crate::table::Table;
 
 /// Everything that was measured, as `--json` writes it.
@@ -25,6 +26,9 @@ struct Figure {
     bound: Option<String>,
     /// `null` without a bound.
     pass: Option<bool>,
+    /// The smallest and largest of the rounds whose median `value` is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    range: Option<(f64, f64)>,
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<String>,
 }
@@ -77,6 +81,13 @@ impl Report {
         self.push(figure.into(), Some(value), unit, Some(bound.text(unit)), Some(pass), None);
     }
 
+    /// The median of several rounds, shown with the smallest and largest of them.
+    pub fn spread(&mut self, figure: impl Into<String>, spread: Spread, unit: &'static str, bound: Option<Bound>) {
+        let pass = bound.map(|bound| bound.holds(spread.median));
+        let bound = bound.map(|bound| bound.text(unit));
+        self.row(figure.into(), Some(spread.median), unit, bound, pass, None, Some((spread.min, spread.max)));
+    }
+
     /// A figure that could not be measured, which fails.
     pub fn missing(&mut self, figure: impl Into<String>, why: &str) {
         self.push(figure.into(), None, "", None, Some(false), Some(why.to_owned()));
@@ -96,7 +107,21 @@ impl Report {
         pass: Option<bool>,
         note: Option<String>,
     ) {
-        let figure = Figure { scenario: self.scenario, figure, value, unit, bound, pass, note };
+        self.row(figure, value, unit, bound, pass, note, None);
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the columns of the table")]
+    fn row(
+        &mut self,
+        figure: String,
+        value: Option<f64>,
+        unit: &'static str,
+        bound: Option<String>,
+        pass: Option<bool>,
+        note: Option<String>,
+        range: Option<(f64, f64)>,
+    ) {
+        let figure = Figure { scenario: self.scenario, figure, value, unit, bound, pass, range, note };
         eprintln!("  {}: {} {}", figure.figure, figure.text(), figure.verdict());
         self.figures.push(figure);
     }
@@ -124,7 +149,12 @@ impl Report {
 impl Figure {
     fn text(&self) -> String {
         match (self.value, &self.note) {
-            (Some(value), _) => number(value, self.unit),
+            (Some(value), _) => match self.range {
+                Some((min, max)) => {
+                    format!("{} ({}–{})", number(value, self.unit), digits(min, self.unit), digits(max, self.unit))
+                }
+                None => number(value, self.unit),
+            },
             (None, note) => note.clone().unwrap_or_else(|| "–".into()),
         }
     }
@@ -138,15 +168,19 @@ impl Figure {
     }
 }
 
-/// Counts without a fraction, shares with as many digits as the bound of 99.99 % needs.
 fn number(value: f64, unit: &str) -> String {
+    let text = digits(value, unit);
+    if unit.is_empty() { text } else { format!("{text} {unit}") }
+}
+
+/// Counts and nanoseconds without a fraction, shares with as many digits as the bound of 99.99 % needs.
+fn digits(value: f64, unit: &str) -> String {
     let digits = match unit {
-        "" => 0,
+        "" | "ns" => 0,
         "%" | "×" => 3,
         _ => 1,
     };
-    let text = format!("{value:.digits$}");
-    if unit.is_empty() { text } else { format!("{text} {unit}") }
+    format!("{value:.digits$}")
 }
 
 #[cfg(test)]
@@ -165,6 +199,15 @@ mod tests {
         let table = report.table().to_string();
         assert!(table.contains("| storm: inside          | 99.990 % | ≥ 99.990 % |    PASS |"), "{table}");
         assert!(table.contains("2.0 ms |   ≤ 1.5 ms |    FAIL |"), "{table}");
+    }
+
+    #[test]
+    fn rounds_show_how_far_they_lay_apart() {
+        let mut report = Report::new();
+        report.spread("ratio", Spread { median: 1.0, min: 0.5, max: 2.0 }, "×", Some(Bound::AtMost(1.0)));
+        assert!(report.passed());
+        let table = report.table().to_string();
+        assert!(table.contains("| 1.000 × (0.500–2.000) | ≤ 1.000 × |    PASS |"), "{table}");
     }
 
     #[test]
