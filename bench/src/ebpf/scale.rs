@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use weft_ebpf::agent::{Agent, Options};
+use weft_ebpf::agent::{Agent, Listeners, Options};
 use weft_ebpf::maps::Live;
 use weft_model::Config;
 use weft_model::config::{
@@ -149,7 +149,7 @@ impl Filled {
         update(&live)?;
         let known: HashSet<u64> = before.iter().map(|(id, _)| *id).collect();
         let memory = maps()?.iter().filter(|(id, _)| !known.contains(id)).map(|(_, bytes)| bytes).sum();
-        agent.attach()?;
+        agent.attach(Arc::new(Nowhere))?;
         Ok(Self { agent, first, same, one, memory })
     }
 
@@ -169,6 +169,17 @@ fn maps() -> Result<HashSet<(u64, u64)>> {
         }
     }
     Ok(found)
+}
+
+/// Nothing is proxied here.
+struct Nowhere;
+
+impl Listeners for Nowhere {
+    fn listen(&self, _: u64) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn leave(&self, _: u64) {}
 }
 
 #[cfg(test)]

@@ -168,7 +168,7 @@ impl Maps for Host {
     }
 }
 
-/// What the kernel decides for the calling process.
+/// What the kernel decides for the calling process; the program says how its packet looks.
 fn shim(program: &SchedClassifier, to: VipKey) -> (u32, Addr, u32) {
     let mut packet = vec![0; 64];
     let asked = to.addr.0.iter().flat_map(|word| word.to_ne_bytes()).chain(to.port.to_ne_bytes());
@@ -177,7 +177,7 @@ fn shim(program: &SchedClassifier, to: VipKey) -> (u32, Addr, u32) {
     let options = TestRunOptions { data_in: Some(&packet), data_out: Some(&mut out), ..TestRunOptions::default() };
     let verdict = program.test_run(options).unwrap().return_value;
     let word = |at: usize| u32::from_ne_bytes(out[at..at + 4].try_into().unwrap());
-    (verdict, Addr([word(14), word(18), word(22), word(26)]), word(30))
+    (verdict, Addr([word(38), word(42), word(46), word(50)]), word(54))
 }
 
 fn loaded(pins: &Pins) -> Ebpf {
