@@ -172,6 +172,37 @@ fn programs_are_replaced_and_never_doubled() {
 }
 
 #[test]
+fn an_older_layout_is_replaced_under_traffic() {
+    let Some(bed) = Bed::make("an_older_layout_is_replaced_under_traffic") else { return };
+    let (a, b) = (Endpoint::start("a"), Endpoint::start("b"));
+    let live = endpoints(&a, &b);
+    let mut agent = take_over(&bed, &text(), &live);
+    let (mut direct, mut web) = (bed.client("web"), bed.client("web"));
+    let held = web.ask("open", &json!("10.96.0.20:80"));
+    direct.ask("storm", &json!({ "to": ["10.96.0.20:80", "[fd00:96::20]:80"], "threads": 2, "pause_us": 300 }));
+    progress(&mut direct, 200);
+    let links = |agent: &mut Child| -> Vec<Value> {
+        let status = agent.ask("status", &Value::Null);
+        let programs = status["programs"].as_array().unwrap();
+        programs.iter().map(|program| program["link"].clone()).collect()
+    };
+    let before = links(&mut agent);
+    agent.kill();
+    // What a Weft whose maps look different would have left.
+    let layouts = || -> Vec<_> { std::fs::read_dir(bed.cgroup.pins().path()).unwrap().flatten().collect() };
+    let own = layouts().pop().unwrap().path();
+    std::fs::rename(&own, own.with_file_name("abi-0-00000000")).unwrap();
+    progress(&mut direct, 200);
+    agent = take_over(&bed, &text(), &live);
+    progress(&mut direct, 200);
+    assert_eq!(links(&mut agent), before, "the links are the same, with new programs behind them");
+    assert_eq!(layouts().iter().map(std::fs::DirEntry::path).collect::<Vec<_>>(), [own], "the old maps are gone");
+    let tally = direct.ask("calm", &Value::Null);
+    assert_eq!((&tally["failed"], &tally["unheard"]), (&json!([]), &json!([])));
+    assert_eq!(web.ask("ask", &json!({ "socket": held["socket"], "text": "still there" }))["error"], Value::Null);
+}
+
+#[test]
 fn pins_of_a_cgroup_that_is_gone_are_removed_by_the_next_agent() {
     let Some(bed) = Bed::make("pins_of_a_cgroup_that_is_gone_are_removed_by_the_next_agent") else { return };
     let short = TestCgroup::make("short").unwrap();
