@@ -209,6 +209,9 @@ def one():
     except (OSError, EOFError) as e:
         number = getattr(e, "errno", None)
         error = errno.errorcode.get(number) if number else type(e).__name__
+        if number == errno.ECONNRESET:
+            # It stood, and was reset perhaps before connect() returned: its listener ended.
+            stage = "transfer"
     s.close()
     with lock:
         done += 1

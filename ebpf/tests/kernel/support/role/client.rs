@@ -231,7 +231,12 @@ impl Tally {
         let start = now_ns();
         if let Err(error) = socket.connect_timeout(&address.into(), LIMIT) {
             let errno = failed(&error)["errno"].as_i64().unwrap();
-            self.failed.push((to.into(), errno, start, now_ns()));
+            if errno == i64::from(libc::ECONNRESET) {
+                // It stood, and was reset before connect() returned: its listener ended.
+                self.unheard.push((to.into(), error.to_string(), start, now_ns()));
+            } else {
+                self.failed.push((to.into(), errno, start, now_ns()));
+            }
             return;
         }
         match greeting(&socket) {
