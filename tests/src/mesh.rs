@@ -5,6 +5,9 @@
 
 #[path = "../../ebpf/tests/kernel/support/beds.rs"]
 mod cgroups;
+#[allow(dead_code, reason = "the kernel's own tests use more of it")]
+#[path = "../../ebpf/tests/kernel/support/netns.rs"]
+mod netns;
 
 use std::{net::SocketAddr, path::Path, process::Stdio, time::Duration};
 
@@ -17,7 +20,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-pub use self::cgroups::TestCgroup;
+pub use self::{cgroups::TestCgroup, netns::Netns};
 use crate::{Options, Weft, curl::Curl, eventually, ports, skip};
 
 /// A cgroup, and a port for captured connections. Several Wefts may be there one after the other.

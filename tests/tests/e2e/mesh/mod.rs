@@ -4,6 +4,7 @@ mod access;
 mod direct;
 mod http;
 mod kernel;
+mod loss;
 mod survive;
 mod unprivileged;
 
