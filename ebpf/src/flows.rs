@@ -75,11 +75,11 @@ fn show(number: u64, event: &Event, names: &Names, clock: Clock) -> Value {
         "at_ms": clock.unix_ms(event.at_ns),
         "verdict": verdict,
         "reason": reason,
-        "workload": names.workload(event.workload),
+        "workload": names.name(event.workload),
         "pid": event.pid,
         "command": String::from_utf8_lossy(&event.comm[..end]),
         "destination": socket(event.dest, event.dest_port).to_string(),
-        "service": names.service(event.service),
+        "service": names.name(event.service),
         "endpoint": names.endpoint(event.endpoint, event.generation).map(|address| address.to_string()),
     })
 }

@@ -5,23 +5,16 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 /// Names of services, workloads and endpoints.
 #[derive(Debug, Default, Clone)]
 pub struct Names {
-    /// By [`weft_ebpf_abi::id`].
-    pub services: HashMap<u64, Arc<str>>,
-    /// By [`weft_ebpf_abi::id`].
-    pub workloads: HashMap<u64, Arc<str>>,
-    /// By place and generation.
+    /// Of services (`name`), their ports (`name:port`) and workloads, by [`weft_ebpf_abi::id`].
+    pub names: HashMap<u64, Arc<str>>,
+    /// Addresses, by place and generation.
     pub endpoints: HashMap<(u32, u32), SocketAddr>,
 }
 
 impl Names {
-    /// A service's port, as `name:port`.
-    pub fn service(&self, id: u64) -> Option<&Arc<str>> {
-        self.services.get(&id)
-    }
-
-    /// A workload.
-    pub fn workload(&self, id: u64) -> Option<&Arc<str>> {
-        self.workloads.get(&id)
+    /// What a service, its port or a workload is called.
+    pub fn name(&self, id: u64) -> Option<&Arc<str>> {
+        self.names.get(&id)
     }
 
     /// An endpoint's address.

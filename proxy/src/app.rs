@@ -5,6 +5,7 @@
 
 pub mod admin;
 mod bind;
+mod capturer;
 mod metrics;
 mod signals;
 #[cfg(test)]
@@ -12,6 +13,7 @@ mod tests;
 mod watch;
 
 pub use bind::hint as bind_hint;
+pub use capturer::Capturer;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -327,7 +329,7 @@ impl App {
 
     /// Listens for captured connections in other network namespaces too.
     pub fn capturer(&self) -> Capturer {
-        Capturer { addresses: self.captured.clone(), workers: self.workers.clone() }
+        Capturer::new(self.captured.clone(), self.workers.clone())
     }
 
     /// Requests in flight and open connections, over all workers.
@@ -375,36 +377,6 @@ impl App {
         let shared = self.shared.clone();
         let _ = tokio::task::spawn_blocking(move || shared.telemetry.flush_access_log(FLUSH)).await;
         ended
-    }
-}
-
-/// Listens for captured connections where the proxy itself is not: every network namespace has a loopback of its own.
-#[derive(Debug, Clone)]
-pub struct Capturer {
-    addresses: Vec<SocketAddr>,
-    workers: Vec<mpsc::UnboundedSender<Command>>,
-}
-
-impl Capturer {
-    /// Listens on the addresses of [`App::captured`] in the network namespace of the calling thread; `netns` names it.
-    ///
-    /// # Errors
-    /// When an address is not to be had there.
-    pub fn listen(&self, netns: u64) -> io::Result<()> {
-        for (address, sockets) in bind::captured(&self.addresses, self.workers.len()).map_err(io::Error::other)? {
-            for (worker, socket) in self.workers.iter().zip(sockets) {
-                // A worker is gone only when the process is on its way out.
-                let _ = worker.send(Command::Capture(netns, address, socket));
-            }
-        }
-        Ok(())
-    }
-
-    /// Stops listening there.
-    pub fn leave(&self, netns: u64) {
-        for worker in &self.workers {
-            let _ = worker.send(Command::Leave(netns));
-        }
     }
 }
 

@@ -127,19 +127,20 @@ pub fn explain(snapshot: &Snapshot, shed: &Shed, question: &Question, now: Insta
         now,
         written: &written,
     };
+    let mut sort = |mut shown: Map<String, Value>, case: &Case<'_>, why: Option<String>| match why {
+        Some(why) => {
+            shown.insert("why".into(), json!(why));
+            skipped.push(Value::Object(shown));
+        }
+        None => {
+            shown.extend(on_listener(case));
+            taken.push(Value::Object(shown));
+        }
+    };
     if let Some((at, port)) = virtual_port {
         let case = case(at, &port.kind, Some(&port.service));
-        let mut shown = named(&case, format!("Service {}", port.service), at.port().to_string());
-        match unfit(&case) {
-            Some(why) => {
-                shown.insert("why".into(), json!(why));
-                skipped.push(Value::Object(shown));
-            }
-            None => {
-                shown.extend(on_listener(&case));
-                taken.push(Value::Object(shown));
-            }
-        }
+        let shown = named(&case, format!("Service {}", port.service), at.port().to_string());
+        sort(shown, &case, unfit(&case));
     }
     for port in &snapshot.ports {
         let case = case(port.id, &port.kind, None);
@@ -147,19 +148,10 @@ pub fn explain(snapshot: &Snapshot, shed: &Shed, question: &Question, now: Insta
         let hostnames = own.iter().enumerate().map(|(at, (_, listener))| (listener.hostname.clone(), at));
         let chosen = Listeners::build(hostnames.collect()).find(asked.host()).copied();
         for (at, (gateway, listener)) in own.iter().enumerate() {
-            let mut shown = name(&case, gateway, listener);
+            let shown = name(&case, gateway, listener);
             let elsewhere =
                 virtual_port.map(|(_, port)| format!("the URL asks for an address of service {}", port.service));
-            match elsewhere.or_else(|| refusal(&case, listener, chosen == Some(at))) {
-                Some(why) => {
-                    shown.insert("why".into(), json!(why));
-                    skipped.push(Value::Object(shown));
-                }
-                None => {
-                    shown.extend(on_listener(&case));
-                    taken.push(Value::Object(shown));
-                }
-            }
+            sort(shown, &case, elsewhere.or_else(|| refusal(&case, listener, chosen == Some(at))));
         }
     }
     json!({

@@ -48,11 +48,11 @@ impl Agent {
             let meta = &connection.meta;
             json!({
                 "verdict": verdict_name(meta.verdict as u8),
-                "workload": names.workload(meta.workload),
+                "workload": names.name(meta.workload),
                 "pid": meta.pid,
                 "source": socket(connection.local, connection.local_port).to_string(),
                 "destination": socket(meta.dest, meta.dest_port).to_string(),
-                "service": names.service(meta.service),
+                "service": names.name(meta.service),
                 "endpoint": names.endpoint(meta.endpoint, meta.generation).map(|address| address.to_string()),
                 "since_ms": clock.unix_ms(meta.since_ns),
             })

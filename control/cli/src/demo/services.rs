@@ -14,7 +14,7 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
 };
 
 /// Where the samples listen.
@@ -60,25 +60,32 @@ pub fn start() -> io::Result<Samples> {
 }
 
 async fn serve(manner: Manner) -> io::Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    let address = listener.local_addr()?;
-    tokio::spawn(async move {
-        loop {
-            let Ok((stream, _)) = listener.accept().await else {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            };
-            tokio::spawn(async move {
-                let service = service_fn(move |request| answer(manner, request));
-                // A client that goes away is not worth a word here.
-                let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
-            });
-        }
-    });
-    Ok(address)
+    listen(move |stream| async move {
+        let service = service_fn(move |request| answer(manner, request));
+        // A client that goes away is not worth a word here.
+        let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+    })
+    .await
 }
 
 async fn store(name: &'static str) -> io::Result<SocketAddr> {
+    listen(move |stream| async move {
+        let (lines, mut answers) = stream.into_split();
+        let mut lines = BufReader::new(lines).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            if answers.write_all(format!("{name}: {line}\n").as_bytes()).await.is_err() {
+                return;
+            }
+        }
+    })
+    .await
+}
+
+/// Serves every connection to a port that the kernel picks.
+async fn listen<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> io::Result<SocketAddr>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
     tokio::spawn(async move {
@@ -87,15 +94,7 @@ async fn store(name: &'static str) -> io::Result<SocketAddr> {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             };
-            tokio::spawn(async move {
-                let (lines, mut answers) = stream.into_split();
-                let mut lines = BufReader::new(lines).lines();
-                while let Ok(Some(line)) = lines.next_line().await {
-                    if answers.write_all(format!("{name}: {line}\n").as_bytes()).await.is_err() {
-                        return;
-                    }
-                }
-            });
+            tokio::spawn(serve(stream));
         }
     });
     Ok(address)
