@@ -33,6 +33,8 @@ async fn start() -> (Contract, Upstream, RawUpstream) {
     let (http, raw) = (ports::free(), ports::free());
     let mut config = include_str!("gateway.yaml").to_owned();
     for (from, to) in [
+        // First: a port that one of the others gets may begin with these digits.
+        (4317, ports::free()),
         (8080, http),
         (8081, raw),
         (9001, carts[0].addr.port()),
@@ -41,7 +43,6 @@ async fn start() -> (Contract, Upstream, RawUpstream) {
         (9004, files.addr.port()),
         (9005, greeter.addr.port()),
         (9006, redis.addr.port()),
-        (4317, ports::free()),
     ] {
         for prefix in ["port: ", "127.0.0.1:"] {
             config = config.replace(&format!("{prefix}{from}"), &format!("{prefix}{to}"));
