@@ -93,6 +93,11 @@ impl Dedupe {
         }
     }
 
+    /// Would [`Self::trim`] forget anybody?
+    pub fn would_trim(&self, before: u64) -> bool {
+        self.idle.first().is_some_and(|&(issued, _)| issued < before)
+    }
+
     /// How many clients are remembered.
     pub fn clients(&self) -> usize {
         self.clients.len()

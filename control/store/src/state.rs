@@ -10,16 +10,16 @@ use crate::types::{Command, Outcome, Revision};
 
 /// What waiters are told.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Signal {
+pub(crate) struct Signal {
     /// How far it is.
-    pub revision: Revision,
+    pub(crate) revision: Revision,
     /// Nothing more will come.
-    pub closed: bool,
+    pub(crate) closed: bool,
 }
 
 /// A member's copy of the replicated state.
 #[derive(Debug)]
-pub struct State {
+pub(crate) struct State {
     machine: RwLock<Machine>,
     signal: watch::Sender<Signal>,
 }
@@ -32,34 +32,34 @@ impl Default for State {
 
 impl State {
     /// The state, for a short look. Applying waits for it.
-    pub fn read(&self) -> RwLockReadGuard<'_, Machine> {
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Machine> {
         self.machine.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Applies a command. Who waits is told by [`Self::announce`], once for a batch of commands.
-    pub fn apply(&self, position: Position, command: &Command) -> Outcome {
+    pub(crate) fn apply(&self, position: Position, command: &Command) -> Outcome {
         self.machine.write().unwrap_or_else(PoisonError::into_inner).apply(position, command)
     }
 
     /// Takes over the state of a snapshot.
-    pub fn replace(&self, machine: Machine) {
+    pub(crate) fn replace(&self, machine: Machine) {
         *self.machine.write().unwrap_or_else(PoisonError::into_inner) = machine;
         self.announce();
     }
 
     /// Tells who waits that the revision has moved.
-    pub fn announce(&self) {
+    pub(crate) fn announce(&self) {
         let revision = self.read().revision();
         self.signal.send_if_modified(|signal| std::mem::replace(&mut signal.revision, revision) != revision);
     }
 
     /// Tells who waits that nothing more will come.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.signal.send_modify(|signal| signal.closed = true);
     }
 
     /// Hears of new revisions.
-    pub fn subscribe(&self) -> watch::Receiver<Signal> {
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Signal> {
         self.signal.subscribe()
     }
 }

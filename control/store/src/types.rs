@@ -347,6 +347,23 @@ impl Command {
         Self { request: None, actor: actor.into(), at, op }
     }
 
+    /// About how many bytes it takes.
+    pub fn weight(&self) -> usize {
+        let writes = match &self.op {
+            Op::Write { require, writes } => {
+                let body = |body: &Option<Bytes>| body.as_ref().map_or(0, Bytes::len);
+                let write = |write: &Write| match write {
+                    Write::Put(put) => 64 + body(&put.spec) + body(&put.status),
+                    Write::Delete(_) => 64,
+                };
+                require.len() * 64 + writes.iter().map(write).sum::<usize>()
+            }
+            Op::Expire { leases, .. } => leases.len() * 32,
+            _ => 0,
+        };
+        128 + writes
+    }
+
     /// With the id by which its retries are recognised.
     pub fn identified(mut self, request: RequestId) -> Self {
         self.request = Some(request);

@@ -59,7 +59,7 @@ pub struct Watcher {
 
 impl Watcher {
     /// Follows what changes after `after`, as far as it matches.
-    pub fn new(state: Arc<State>, after: Revision, filter: Filter) -> Self {
+    pub(crate) fn new(state: Arc<State>, after: Revision, filter: Filter) -> Self {
         let signal = state.subscribe();
         Self { state, signal, filter: Arc::new(filter), cursor: after }
     }

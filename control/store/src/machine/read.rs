@@ -110,6 +110,11 @@ impl Machine {
         self.history.after(revision)
     }
 
+    /// Would an [`Op::Trim`](crate::types::Op::Trim) with these change anything?
+    pub fn would_trim(&self, history: u64, clients: u64) -> bool {
+        self.history.events.front().is_some_and(|event| event.at < history) || self.dedupe.would_trim(clients)
+    }
+
     /// What is known of an object's past, newest first.
     pub fn history(&self, key: &ObjectKey) -> Vec<(Arc<Event>, Change)> {
         let changed = |event: &Arc<Event>| {
