@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{EntryPayload, OptionalSend, RaftTypeConfig};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::fatal::{Failure, Fatal};
 use crate::raft::{Entry, LogId, Types, Vote};
@@ -48,6 +48,8 @@ struct Shared {
     disk: Disk,
     tail: Mutex<Tail>,
     failure: Failure,
+    /// Dropped last, once the file is closed.
+    open: watch::Sender<()>,
 }
 
 #[derive(Default)]
@@ -68,16 +70,21 @@ impl Log {
     }
 
     fn start(disk: Disk, found: Found, failure: Failure) -> Result<Self, Fatal> {
-        let Found { vote, committed, purged, last } = found;
-        let tail = Mutex::new(Tail { entries: BTreeMap::new(), vote, committed, purged, last });
-        let shared = Arc::new(Shared { disk, tail, failure });
-        let (jobs, queue) = mpsc::channel(JOBS);
-        let writer = shared.clone();
+        let (log, queue) = Self::new(disk, found, failure);
+        let writer = log.shared.clone();
         std::thread::Builder::new()
             .name("weft-log".into())
             .spawn(move || writer::run(&writer, queue))
-            .map_err(|error| Fatal::disk("start the writer of", &shared.disk.path, error))?;
-        Ok(Self { shared, jobs })
+            .map_err(|error| Fatal::disk("start the writer of", &log.shared.disk.path, error))?;
+        Ok(log)
+    }
+
+    fn new(disk: Disk, found: Found, failure: Failure) -> (Self, mpsc::Receiver<Job>) {
+        let Found { vote, committed, purged, last } = found;
+        let tail = Mutex::new(Tail { entries: BTreeMap::new(), vote, committed, purged, last });
+        let shared = Arc::new(Shared { disk, tail, failure, open: watch::Sender::new(()) });
+        let (jobs, queue) = mpsc::channel(JOBS);
+        (Self { shared, jobs }, queue)
     }
 
     /// How large the file is.
@@ -98,11 +105,10 @@ impl Log {
 
     /// Waits until nobody has the file open any more. This must be the last handle that is kept.
     pub(crate) async fn closed(self) {
-        let shared = Arc::downgrade(&self.shared);
+        let mut open = self.shared.open.subscribe();
         drop(self);
-        let patience = tokio::time::Instant::now() + CLOSING;
-        while shared.strong_count() > 0 && tokio::time::Instant::now() < patience {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+        if tokio::time::timeout(CLOSING, open.changed()).await.is_err() {
+            tracing::warn!("raft still uses the log");
         }
     }
 

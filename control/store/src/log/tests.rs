@@ -31,7 +31,7 @@ enum Change {
 
 /// What a power cut does to what was not synced.
 #[derive(Debug, Clone, Copy)]
-enum Loss {
+pub(crate) enum Loss {
     All,
     Nothing,
     Torn,
@@ -52,8 +52,8 @@ impl Power {
     }
 
     /// The power is back.
-    pub(crate) fn restored(&self) -> Self {
-        Self::new(self.after(Loss::All), u64::MAX)
+    pub(crate) fn restored(&self, loss: Loss) -> Self {
+        Self::new(self.after(loss), u64::MAX)
     }
 
     fn new(image: Vec<u8>, budget: u64) -> Self {
@@ -70,7 +70,7 @@ impl Power {
     }
 
     /// What is found after the power is back.
-    fn after(&self, loss: Loss) -> Vec<u8> {
+    pub(crate) fn after(&self, loss: Loss) -> Vec<u8> {
         let disk = self.disk.lock().unwrap();
         let mut image = disk.synced.clone();
         let mut random = fastrand::Rng::with_seed(if let Loss::Random(seed) = loss { seed } else { 0 });
@@ -172,6 +172,24 @@ impl Log {
     pub(crate) fn open_power(power: Power, failure: Failure) -> Result<Self, Fatal> {
         let (disk, found) = Disk::open_with(path(), power)?;
         Self::start(disk, found, failure)
+    }
+}
+
+impl Log {
+    /// As [`Log::open_power`], with a task for a thread, so that a simulation's clock waits for it.
+    pub(crate) fn open_simulated(power: Power, failure: Failure) -> Result<Self, Fatal> {
+        let (disk, found) = Disk::open_with(path(), power)?;
+        let (log, mut queue) = Self::new(disk, found, failure);
+        let shared = log.shared.clone();
+        tokio::spawn(async move {
+            let mut batch = Vec::new();
+            while queue.recv_many(&mut batch, JOBS).await > 0 {
+                // As long as an fsync takes.
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                writer::serve(&shared, &mut batch);
+            }
+        });
+        Ok(log)
     }
 }
 

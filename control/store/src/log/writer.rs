@@ -34,24 +34,29 @@ pub(super) type Done = oneshot::Sender<Result<(), Fatal>>;
 pub(super) fn run(shared: &Shared, mut jobs: mpsc::Receiver<Job>) {
     let mut batch = Vec::with_capacity(JOBS);
     while jobs.blocking_recv_many(&mut batch, JOBS) > 0 {
-        // After the first failure nothing is written any more: what reached the disk is not known.
-        let result = match shared.failure.get() {
-            Some(fatal) => Err(fatal),
-            None => write(shared, &batch).map_err(|fatal| shared.failure.report(fatal)),
-        };
-        for job in batch.drain(..) {
-            match job {
-                Job::Append(entries, flushed) => {
-                    if result.is_ok() {
-                        shared.flushed(&entries);
-                    }
-                    flushed.io_completed(result.clone().map_err(Into::into));
+        serve(shared, &mut batch);
+    }
+}
+
+/// Writes one batch and answers it.
+pub(super) fn serve(shared: &Shared, batch: &mut Vec<Job>) {
+    // After the first failure nothing is written any more: what reached the disk is not known.
+    let result = match shared.failure.get() {
+        Some(fatal) => Err(fatal),
+        None => write(shared, batch).map_err(|fatal| shared.failure.report(fatal)),
+    };
+    for job in batch.drain(..) {
+        match job {
+            Job::Append(entries, flushed) => {
+                if result.is_ok() {
+                    shared.flushed(&entries);
                 }
-                Job::Vote(_, done) | Job::Truncate(_, done) | Job::Purge(_, done) => {
-                    let _ = done.send(result.clone());
-                }
-                Job::Committed(_) => {}
+                flushed.io_completed(result.clone().map_err(Into::into));
             }
+            Job::Vote(_, done) | Job::Truncate(_, done) | Job::Purge(_, done) => {
+                let _ = done.send(result.clone());
+            }
+            Job::Committed(_) => {}
         }
     }
 }

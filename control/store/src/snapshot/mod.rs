@@ -6,7 +6,7 @@
 
 mod files;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -25,16 +25,16 @@ const KEPT: usize = 2;
 
 /// The snapshots in a directory.
 #[derive(Debug)]
-pub(crate) struct Snapshots<F = Disk> {
+pub(crate) struct Snapshots {
     directory: PathBuf,
-    files: F,
+    files: Box<dyn Files>,
     current: Mutex<Option<(SnapshotMeta, PathBuf)>>,
 }
 
-impl<F: Files> Snapshots<F> {
+impl Snapshots {
     /// Finds the newest snapshot that is whole.
-    pub(crate) fn open(directory: &Path, files: F) -> Result<Self, Fatal> {
-        let snapshots = Self { directory: directory.into(), files, current: Mutex::new(None) };
+    pub(crate) fn open(directory: &Path, files: impl Files) -> Result<Self, Fatal> {
+        let snapshots = Self { directory: directory.into(), files: Box::new(files), current: Mutex::new(None) };
         let mut damage = None;
         for name in snapshots.names()?.iter().rev() {
             let path = snapshots.directory.join(name);

@@ -7,7 +7,7 @@ use crate::raft::{LogId, StoredMembership};
 
 /// A file system that can lose power. Names are safe once the directory is synced, content once the file is.
 #[derive(Debug, Clone, Default)]
-struct Power(Arc<Mutex<Platter>>);
+pub(crate) struct Power(Arc<Mutex<Platter>>);
 
 #[derive(Debug, Default)]
 struct Platter {
@@ -19,6 +19,11 @@ struct Platter {
 }
 
 impl Power {
+    /// The power goes after this many operations.
+    pub(crate) fn fail_after(&self, operations: u64) {
+        self.0.lock().unwrap().budget = operations;
+    }
+
     fn spend(&self) -> io::Result<MutexGuard<'_, Platter>> {
         let mut platter = self.0.lock().unwrap();
         platter.budget = platter.budget.checked_sub(1).ok_or_else(|| io::Error::other("the power is off"))?;
@@ -27,7 +32,7 @@ impl Power {
 
     /// What is found after a power cut: with `lucky`, what was not synced happened to reach the disk, but for the last
     /// half of what was written.
-    fn after(&self, lucky: bool) -> Power {
+    pub(crate) fn after(&self, lucky: bool) -> Power {
         let platter = self.0.lock().unwrap();
         let names = if lucky { &platter.names } else { &platter.safe_names };
         let after = Power::default();
@@ -113,7 +118,7 @@ fn directory() -> &'static Path {
 fn a_power_cut_at_any_step_leaves_the_last_snapshot_or_the_new_one() {
     for budget in 0.. {
         let power = Power::default();
-        power.0.lock().unwrap().budget = budget;
+        power.fail_after(budget);
         let snapshots = Snapshots::open(directory(), power.clone()).unwrap();
         let mut safe = None;
         let mut attempted = None;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::log::tests::Power;
+use crate::log::tests::{Loss, Power};
 use crate::node::identity::Identity;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -184,7 +184,7 @@ async fn a_disk_that_fails_stops_the_member_with_a_reason() {
     assert!(matches!(store.write(put("a", 99)).await, Err(Error::Stopped(Fatal::Disk { .. }))));
     store.shutdown().await;
 
-    let store = start(power.restored(), Failure::default(), options).await;
+    let store = start(power.restored(Loss::All), Failure::default(), options).await;
     eventually("it leads again", async || store.read(Consistency::Linearizable, |_| ()).await.is_ok()).await;
     let found = read(&store, Consistency::Linearizable, "a").await.unwrap().unwrap();
     assert!(found == acknowledged || found == acknowledged + 1, "{found}, {acknowledged} acknowledged");

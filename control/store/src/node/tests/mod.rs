@@ -4,6 +4,7 @@ mod cluster;
 mod faults;
 mod leases;
 mod members;
+mod simulation;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -50,6 +51,8 @@ impl Cluster {
         options.heartbeat = Duration::from_millis(60);
         options.election = (Duration::from_millis(300), Duration::from_millis(600));
         options.timeout = Duration::from_secs(3);
+        // The commands of the tests say that it is always 1 s past.
+        options.clock = || 1000;
         (self.adjust)(&mut options);
         let store = Store::open(options, self.network.port(&address(id))).await.unwrap();
         self.network.join(&address(id), store.clone());
