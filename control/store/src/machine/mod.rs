@@ -32,6 +32,9 @@ pub const WRITES_MAX: usize = 4096;
 /// The most bytes of specs and statuses in a command.
 pub const COMMAND_MAX: usize = 8 << 20;
 
+/// The longest time to live of a lease, in milliseconds: a day.
+pub const TTL_MAX_MS: u64 = 24 * 60 * 60 * 1000;
+
 /// Where in the log a command stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
@@ -84,6 +87,9 @@ impl Machine {
             }
             Op::Grant { lease, ttl_ms } => {
                 check_name(&lease.0)?;
+                if *ttl_ms > TTL_MAX_MS {
+                    return Err(Rejection::TooLarge("the time to live".into()));
+                }
                 self.grants += 1;
                 let generation = self.grants;
                 let keys = self.leases.remove(lease).map(|lease| lease.keys).unwrap_or_default();

@@ -191,6 +191,8 @@ fn what_is_too_large_is_refused() {
     let big = Bytes::from(vec![0; BODY_MAX + 1]);
     assert!(matches!(run(&mut machine, Op::put(Put::spec(key("a"), big))), Outcome::Rejected(Rejection::TooLarge(_))));
     assert!(matches!(put(&mut machine, &"n".repeat(300), "1"), Outcome::Rejected(Rejection::TooLarge(_))));
+    let forever = Op::Grant { lease: LeaseId::new("n"), ttl_ms: u64::MAX };
+    assert!(matches!(run(&mut machine, forever), Outcome::Rejected(Rejection::TooLarge(_))));
     let many = vec![Write::Delete(key("a")); WRITES_MAX + 1];
     assert!(matches!(
         run(&mut machine, Op::Write { require: vec![], writes: many }),

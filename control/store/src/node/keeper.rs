@@ -14,7 +14,7 @@ use crate::types::{Command, Op};
 /// How often it looks.
 const TICK: Duration = Duration::from_millis(100);
 /// How often history is trimmed.
-const TRIM: Duration = Duration::from_secs(10);
+const TRIM: Duration = Duration::from_secs(5);
 /// For how long a membership change may be half done before it is taken to be abandoned.
 const ABANDONED: Duration = Duration::from_secs(3);
 
@@ -33,6 +33,7 @@ pub(super) async fn run(store: Weak<Inner>) {
             if !matches!(fatal, openraft::errors::Fatal::Stopped) {
                 store.0.failure.report(Fatal::Raft(fatal.to_string()));
             }
+            store.0.state.close();
             return;
         }
         // A leader is one once it has applied an entry of its own term: then it knows all that was promised before.

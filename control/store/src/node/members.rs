@@ -167,7 +167,8 @@ impl Store {
         let index = |id: Option<crate::raft::LogId>| id.map(|id| id.index);
         let member = |(id, member): (&u64, &Member)| {
             let matched = metrics.replication.as_ref().and_then(|all| all.get(id).copied()).map(index);
-            let heard = metrics.heartbeat.as_ref().and_then(|all| all.get(id).copied().flatten());
+            let others = metrics.heartbeat.as_ref().filter(|_| *id != self.0.options.id);
+            let heard = others.and_then(|all| all.get(id).copied().flatten());
             let next = |index: Option<u64>| index.map_or(0, |index| index + 1);
             MemberStatus {
                 id: *id,

@@ -14,6 +14,9 @@ use crate::raft::{Member, Types};
 use crate::types::{Command, LeaseId, Outcome, Revision};
 use crate::watch::Watcher;
 
+/// How far a client's clock may be ahead of ours, in milliseconds.
+const SKEW_MS: u64 = 60_000;
+
 /// How fresh a read is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Consistency {
@@ -50,6 +53,9 @@ pub enum Error {
     /// The lease is not this agent's any more.
     #[error(transparent)]
     Lost(#[from] Lost),
+    /// The client's clock is ahead of this member's. Nothing was done: it would be remembered long after it is gone.
+    #[error("the request was issued in the future, by this member's clock")]
+    ClockAhead,
     /// The membership cannot be changed like this.
     #[error("{0}")]
     Membership(String),
@@ -62,6 +68,10 @@ impl Store {
     /// Writes, and returns what became of it once it is committed and applied here.
     pub async fn write(&self, command: Command) -> Result<Outcome, Error> {
         self.check()?;
+        let latest = (self.0.options.clock)().saturating_add(SKEW_MS);
+        if command.request.is_some_and(|request| request.issued > latest) {
+            return Err(Error::ClockAhead);
+        }
         match timeout(self.0.options.timeout, self.0.raft.client_write(command)).await {
             Ok(Ok(written)) => Ok(written.data),
             Ok(Err(error)) => Err(self.write_error(error)),

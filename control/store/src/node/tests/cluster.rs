@@ -153,6 +153,27 @@ async fn a_member_that_was_away_too_long_gets_a_snapshot_and_its_watchers_go_on(
     assert!(read(&store, Consistency::AtLeast(Revision(300)), "a").await.unwrap() == Some(299));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_leader_trims_what_is_old() {
+    let cluster = Cluster::with(1, |options| {
+        options.clock = || 1_000_000;
+        options.history = Duration::from_secs(600);
+    })
+    .await;
+    let mut watcher = cluster.stores[&1].watch(Revision(0), Filter::kind("Nothing"));
+    let old = Command { at: 399_999, ..put("a", 1) };
+    let recent = Command { at: 400_000, ..put("a", 2) };
+    cluster.write(old.identified(RequestId { issued: 399_999, ..request(1) })).await;
+    cluster.write(recent).await;
+    let store = cluster.leader().await;
+    eventually("history is trimmed", async || store.status().compacted == Revision(1)).await;
+    sleep(Duration::from_millis(300)).await;
+    assert_eq!(store.status().compacted, Revision(1), "and no further");
+    assert_eq!(watcher.poll().unwrap_err().at, Revision(1), "a watcher that missed it is told");
+    let ahead = put("a", 3).identified(RequestId { issued: 1_060_001, ..request(2) });
+    assert!(matches!(store.write(ahead).await, Err(Error::ClockAhead)));
+}
+
 /// A full or failing disk: the member says so and stops, and everything it acknowledged before is on it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_fails_stops_the_member_with_a_reason() {
