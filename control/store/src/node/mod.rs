@@ -75,7 +75,10 @@ impl Options {
             address: address.into(),
             data_dir: data_dir.into(),
             heartbeat: Duration::from_millis(100),
-            election: (Duration::from_millis(500), Duration::from_millis(1000)),
+            // A follower waits for the longer of these, the leader's lease, and then for a random time between them.
+            // Leader cut off in memory, 12 times each: writes pause for 1.77 s at the median and 2.02 s at most with
+            // 500 to 1000 ms, 1.49 s and 1.55 s with these.
+            election: (Duration::from_millis(400), Duration::from_millis(800)),
             snapshot_every: 10_000,
             timeout: Duration::from_secs(5),
             history: Duration::from_secs(600),

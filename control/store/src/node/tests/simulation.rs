@@ -19,6 +19,7 @@ use crate::network::Unreached;
 use crate::snapshot::tests::Power as Files;
 
 const MEMBERS: [u64; 3] = [1, 2, 3];
+const WRITERS: u64 = 3;
 const RAFT: u16 = 15010;
 const API: u16 = 15011;
 
@@ -114,8 +115,9 @@ async fn member(id: u64, disks: Disks) -> turmoil::Result {
 /// A command is written, nothing at all is a linearizable read. What is not done is answered with nothing.
 async fn api(store: Store, message: Bytes) -> Bytes {
     if message.is_empty() {
-        let found = read(&store, Consistency::Linearizable, "register").await;
-        return found.map_or(Bytes::new(), |found| found.unwrap_or(0).encode().into());
+        let look = |machine: &crate::machine::Machine| (machine.revision().0, body(machine, "register").unwrap_or(0));
+        let found = store.read(Consistency::Linearizable, look).await;
+        return found.map_or(Bytes::new(), |found| found.encode().into());
     }
     let written = store.write(Command::decode(&message).unwrap()).await;
     written.map_or(Bytes::new(), |outcome| outcome.encode().into())
@@ -130,17 +132,25 @@ async fn watch_all(store: &Store) {
             assert_eq!(seen.event().revision, last.next());
             last = seen.event().revision;
             let change = seen.changes().next().unwrap();
-            assert_eq!(*change.after.as_ref().unwrap().spec, *last.to_string().as_bytes());
+            assert_eq!(change.after.as_ref().unwrap().modified, last);
         }
     }
 }
 
+/// One object, many writers. A write is answered with its revision, and a read with the revision of what it found, so
+/// the order of all of them is known, and linearizability is what is checked: nothing may come before in that order
+/// what was over before it began, and a read finds what the write of its revision wrote.
 #[derive(Default)]
 struct Register {
-    tried: u64,
-    acknowledged: u64,
-    seen: u64,
+    /// The highest revision that a write or a read was answered with.
+    least: u64,
+    /// What was written, by revision.
+    written: BTreeMap<u64, u64>,
+    /// What was found, by revision.
+    found: BTreeMap<u64, u64>,
     reads: u64,
+    /// How many writers still write.
+    writing: usize,
     stop: bool,
 }
 
@@ -149,12 +159,15 @@ async fn ask(id: u64, message: &[u8]) -> Option<Bytes> {
     asked.ok()?.ok().filter(|answer| !answer.is_empty())
 }
 
-async fn writer(register: Rc<RefCell<Register>>) -> turmoil::Result {
-    let mut at = 1;
+async fn writer(n: u64, register: Rc<RefCell<Register>>) -> turmoil::Result {
+    let mut at = n;
+    let mut sequence = 0;
     while !register.borrow().stop {
-        let n = register.borrow().tried + 1;
-        register.borrow_mut().tried = n;
-        let command = put("register", n).identified(request(n)).encode();
+        sequence += 1;
+        let value = sequence * 10 + n;
+        let id = RequestId { client: ClientId(u128::from(n)), ..request(sequence) };
+        let command = put("register", value).identified(id).encode();
+        let least = register.borrow().least;
         let outcome = loop {
             match ask(at, &command).await {
                 Some(outcome) => break Outcome::decode(&outcome)?,
@@ -162,9 +175,13 @@ async fn writer(register: Rc<RefCell<Register>>) -> turmoil::Result {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
-        assert_eq!(outcome.revision(), Some(Revision(n)), "applied once, in order");
-        register.borrow_mut().acknowledged = n;
+        let mut register = register.borrow_mut();
+        let Some(Revision(revision)) = outcome.revision() else { panic!("{outcome:?}") };
+        assert!(revision > least, "written at {revision} after {least} was known");
+        assert_eq!(register.written.insert(revision, value), None, "one write per revision");
+        register.least = register.least.max(revision);
     }
+    register.borrow_mut().writing -= 1;
     Ok(())
 }
 
@@ -172,16 +189,17 @@ async fn reader(register: Rc<RefCell<Register>>) -> turmoil::Result {
     let mut last = false;
     while !last {
         // Once more when all is over.
-        last = register.borrow().stop && register.borrow().acknowledged == register.borrow().tried;
+        last = register.borrow().stop && register.borrow().writing == 0;
         let mut answered = false;
         for id in MEMBERS {
-            let least = register.borrow().acknowledged.max(register.borrow().seen);
+            let least = register.borrow().least;
             let Some(found) = ask(id, &[]).await else { continue };
-            let found = u64::decode(&found)?;
-            assert!(found >= least, "a stale read: {found} after {least}");
+            let (revision, value) = Wire::decode(&found)?;
+            assert!(revision >= least, "a stale read: {revision} after {least}");
             let mut register = register.borrow_mut();
-            assert!(found <= register.tried, "{found} was not written yet");
-            register.seen = register.seen.max(found);
+            let before = *register.found.entry(revision).or_insert(value);
+            assert_eq!(value, before, "one value per revision");
+            register.least = register.least.max(revision);
             register.reads += 1;
             answered = true;
         }
@@ -211,7 +229,10 @@ fn simulate(seed: u64, duration: Duration) -> (u64, u64, u32) {
         sim.host(host(id), move || member(id, disks.borrow()[&id].clone()));
     }
     let register = Rc::<RefCell<Register>>::default();
-    sim.client("writer", writer(register.clone()));
+    for n in 1..=WRITERS {
+        register.borrow_mut().writing += 1;
+        sim.client(format!("writer{n}"), writer(n, register.clone()));
+    }
     for n in 1..=2 {
         sim.client(format!("reader{n}"), reader(register.clone()));
     }
@@ -269,8 +290,12 @@ fn simulate(seed: u64, duration: Duration) -> (u64, u64, u32) {
         }
     }
     let register = register.borrow();
-    assert_eq!(register.seen, register.acknowledged);
-    (register.acknowledged, register.reads, cuts)
+    let writes = register.written.len() as u64;
+    assert_eq!(register.written.keys().next_back(), Some(&writes), "every revision is some write's: none was doubled");
+    for (revision, value) in register.found.iter().filter(|(revision, _)| **revision > 0) {
+        assert_eq!(register.written.get(revision), Some(value));
+    }
+    (writes, register.reads, cuts)
 }
 
 /// Catches "acknowledge before fsync" in a cluster, "read without quorum", lost and doubled writes, watches with gaps.
