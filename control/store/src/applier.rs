@@ -85,14 +85,14 @@ impl RaftStateMachine<Types> for Applier {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, body: Bytes) -> Result<(), io::Error> {
-        let (snapshots, meta_) = (self.snapshots.clone(), meta.clone());
+        let (snapshots, covers) = (self.snapshots.clone(), meta.clone());
         let install = move || {
             // First, so that what cannot be read is never kept.
-            let machine = Machine::decode(&body).map_err(io::Error::other)?;
-            snapshots.save(&meta_, &body).map(|()| machine).map_err(io::Error::from)
+            let machine = Machine::decode(&body).map_err(|why| snapshots.unreadable(why))?;
+            snapshots.save(&covers, &body).map(|()| machine)
         };
         let machine = tokio::task::spawn_blocking(install).await.map_err(io::Error::other)?;
-        let machine = machine.map_err(|error| fail(&self.failure, error))?;
+        let machine = machine.map_err(|fatal| self.failure.report(fatal))?;
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         self.state.replace(machine);
@@ -119,14 +119,6 @@ impl RaftSnapshotBuilder<Types> for Builder {
         };
         let built = tokio::task::spawn_blocking(build).await.map_err(io::Error::other)?;
         built.map_err(|fatal: Fatal| self.failure.report(fatal).into())
-    }
-}
-
-/// Reports an error that stops the member, whatever openraft makes of it.
-fn fail(failure: &Failure, error: io::Error) -> io::Error {
-    match error.downcast::<Fatal>() {
-        Ok(fatal) => failure.report(fatal).into(),
-        Err(error) => failure.report(Fatal::Raft(error.to_string())).into(),
     }
 }
 

@@ -33,9 +33,12 @@ impl Identity {
         Self::decode(body).map(Some).map_err(|_| wrong())
     }
 
-    /// Draws an incarnation for `id` and keeps it in `path`.
-    pub(super) fn draw(path: &Path, id: u64) -> Result<Self, Fatal> {
-        let identity = Self { id, incarnation: fastrand::Rng::new().u64(1..) };
+    /// Draws an incarnation, and an id if none is given, and keeps them in `path`.
+    pub(super) fn draw(path: &Path, id: Option<u64>) -> Result<Self, Fatal> {
+        let mut random = fastrand::Rng::new();
+        // As large as JSON's readers can tell apart.
+        let id = id.unwrap_or_else(|| random.u64(1..1 << 53));
+        let identity = Self { id, incarnation: random.u64(1..) };
         let body = identity.encode();
         let file = [&MAGIC[..], &checksum(&[&body]).to_le_bytes(), &body].concat();
         let new = path.with_added_extension("new");

@@ -97,7 +97,7 @@ impl Store {
     /// Begins a cluster with this member alone. Returns false when it belongs to one already.
     pub async fn bootstrap(&self) -> Result<bool, Error> {
         self.check()?;
-        let members = BTreeMap::from([(self.0.options.id, self.0.me.clone())]);
+        let members = BTreeMap::from([(self.0.id, self.0.me.clone())]);
         match self.0.raft.initialize(members).await {
             Ok(()) => Ok(true),
             Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(false),
@@ -167,7 +167,7 @@ impl Store {
         let index = |id: Option<crate::raft::LogId>| id.map(|id| id.index);
         let member = |(id, member): (&u64, &Member)| {
             let matched = metrics.replication.as_ref().and_then(|all| all.get(id).copied()).map(index);
-            let others = metrics.heartbeat.as_ref().filter(|_| *id != self.0.options.id);
+            let others = metrics.heartbeat.as_ref().filter(|_| *id != self.0.id);
             let heard = others.and_then(|all| all.get(id).copied().flatten());
             let next = |index: Option<u64>| index.map_or(0, |index| index + 1);
             MemberStatus {
@@ -185,7 +185,7 @@ impl Store {
         };
         let log = self.0.log.lock().unwrap_or_else(PoisonError::into_inner);
         Status {
-            id: self.0.options.id,
+            id: self.0.id,
             member: self.0.me.clone(),
             role: match metrics.state {
                 _ if metrics.running_state.is_err() => Role::Stopped,

@@ -42,8 +42,9 @@ type Raft = openraft::Raft<Types, Applier>;
 /// How a member is set up.
 #[derive(Clone)]
 pub struct Options {
-    /// Its id, unique in the cluster and never given to another data directory.
-    pub id: u64,
+    /// Its id, which must be unique in the cluster and never be given to another data directory. Without one, a random
+    /// one is drawn when the directory is made, which is both.
+    pub id: Option<u64>,
     /// What people call it.
     pub name: String,
     /// Where the others reach it.
@@ -68,9 +69,9 @@ pub struct Options {
 
 impl Options {
     /// The usual settings.
-    pub fn new(id: u64, name: &str, address: &str, data_dir: impl Into<PathBuf>) -> Self {
+    pub fn new(name: &str, address: &str, data_dir: impl Into<PathBuf>) -> Self {
         Self {
-            id,
+            id: None,
             name: name.into(),
             address: address.into(),
             data_dir: data_dir.into(),
@@ -119,6 +120,7 @@ pub struct Store(Arc<Inner>);
 
 struct Inner {
     options: Options,
+    id: u64,
     me: Member,
     raft: Raft,
     server: Server,
@@ -163,6 +165,7 @@ impl Store {
         let leases = Mutex::new(Leases::new(options.hold));
         let store = Self(Arc::new(Inner {
             options,
+            id,
             me,
             raft,
             server,
@@ -181,7 +184,7 @@ impl Store {
 
     /// This member, as the others know it.
     pub fn member(&self) -> (u64, &Member) {
-        (self.0.options.id, &self.0.me)
+        (self.0.id, &self.0.me)
     }
 
     /// Answers a message of another member, as it came through its [`Transport`].
@@ -222,7 +225,7 @@ impl Store {
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Store({}, {:?})", self.0.options.id, self.0.me.name)
+        write!(f, "Store({}, {:?})", self.0.id, self.0.me.name)
     }
 }
 
@@ -235,9 +238,10 @@ fn open_files(options: &Options, failure: &Failure) -> Result<(Log, Snapshots, I
 
     let identity = Identity::load(&identity_path)?;
     if let Some(found) = identity
-        && found.id != options.id
+        && let Some(id) = options.id
+        && found.id != id
     {
-        return Err(mismatch(identity_path, format!("the data is member {}'s, not member {}'s", found.id, options.id)));
+        return Err(mismatch(identity_path, format!("the data is member {}'s, not member {id}'s", found.id)));
     }
     if identity.is_some() && !log_path.exists() {
         return Err(mismatch(log_path, "it is missing, and with it what this member has promised".into()));

@@ -134,14 +134,14 @@ impl Store {
     /// Has a quorum answered us, as leader, for less time ago than it takes to elect another?
     pub(super) fn hears_quorum(&self) -> bool {
         let metrics = self.metrics();
-        let alone = metrics.membership_config.voter_ids().eq([self.0.options.id]);
+        let alone = metrics.membership_config.voter_ids().eq([self.0.id]);
         metrics.state.is_leader()
             && (alone || metrics.last_quorum_acked.is_some_and(|acked| acked.elapsed() < self.0.options.election.0))
     }
 
     pub(super) fn not_leader(&self) -> Error {
         let metrics = self.metrics();
-        let leader = metrics.current_leader.filter(|leader| *leader != self.0.options.id).and_then(|leader| {
+        let leader = metrics.current_leader.filter(|leader| *leader != self.0.id).and_then(|leader| {
             let member = metrics.membership_config.membership().get_node(&leader)?;
             Some((leader, member.clone()))
         });

@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use crate::codec::{Reader, Wire, checksum};
+use crate::codec::{Malformed, Reader, Wire, checksum};
 use crate::fatal::Fatal;
 use crate::raft::SnapshotMeta;
 pub(crate) use files::{Disk, Files};
@@ -94,6 +94,12 @@ impl Snapshots {
             self.files.remove(&path).map_err(|error| Fatal::disk("remove", &path, error))?;
         }
         Ok(())
+    }
+
+    /// The current snapshot, or one that arrived, is whole but cannot be read.
+    pub(crate) fn unreadable(&self, why: Malformed) -> Fatal {
+        let path = self.current().as_ref().map_or_else(|| self.directory.clone(), |(_, path)| path.clone());
+        Fatal::corrupt(&path, why)
     }
 
     /// How much room the snapshots take.

@@ -180,7 +180,7 @@ async fn a_disk_that_fails_stops_the_member_with_a_reason() {
     let dir = TempDir::new().unwrap();
     let power = Power::formatted(u64::MAX);
     let failure = Failure::default();
-    let options = Options::new(1, "m1", "m1:15010", dir.path());
+    let options = Options::new("m1", "m1:15010", dir.path());
     let start = |power: Power, failure: Failure, options: Options| async {
         let log = Log::open_power(power, failure.clone()).unwrap();
         let snapshots = Snapshots::open(&options.data_dir, Disk).unwrap();

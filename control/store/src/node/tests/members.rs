@@ -92,26 +92,29 @@ async fn a_member_whose_disk_was_wiped_is_nobody() {
 #[tokio::test]
 async fn a_data_directory_that_is_not_ones_own_or_not_whole_is_named() {
     let dir = TempDir::new().unwrap();
-    let open = async |id: u64| {
-        let options = Options::new(id, "m", "m:1", dir.path());
-        let store = Store::open(options, Memory::default().port("m:1")).await?;
-        let member = store.member().1.clone();
+    let open = async |id: Option<u64>| {
+        let options = Options { id, ..Options::new("m", "m:1", dir.path()) };
+        let store = Store::open(options.clone(), Memory::default().port("m:1")).await?;
+        let member = (store.member().0, store.member().1.clone());
         store.bootstrap().await.unwrap();
+        let twice = Store::open(options, Memory::default().port("m:1")).await.unwrap_err();
+        assert!(twice.to_string().contains("another process uses it"), "{twice}");
         store.shutdown().await;
         Ok::<_, Fatal>(member)
     };
-    let first = open(1).await.unwrap();
-    assert_eq!(open(1).await.unwrap(), first, "the incarnation stays");
-    let other = open(2).await.unwrap_err();
-    assert!(other.to_string().contains("member 1's, not member 2's"), "{other}");
+    let first = open(None).await.unwrap();
+    assert_eq!(open(None).await.unwrap(), first, "id and incarnation stay");
+    assert_eq!(open(Some(first.0)).await.unwrap(), first);
+    let other = open(Some(2)).await.unwrap_err();
+    assert!(other.to_string().ends_with("'s, not member 2's"), "{other}");
 
     let (log, aside) = (dir.path().join("log.redb"), dir.path().join("aside"));
     std::fs::rename(&log, &aside).unwrap();
-    let missing = open(1).await.unwrap_err();
+    let missing = open(None).await.unwrap_err();
     assert!(missing.to_string().contains("log.redb: it is missing"), "{missing}");
     std::fs::rename(&aside, &log).unwrap();
     std::fs::remove_file(dir.path().join("member")).unwrap();
-    let nobody = open(1).await.unwrap_err();
+    let nobody = open(None).await.unwrap_err();
     assert!(matches!(nobody, Fatal::Mismatch { .. }), "{nobody}");
 }
 

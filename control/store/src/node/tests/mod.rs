@@ -47,7 +47,8 @@ impl Cluster {
     /// Starts member `id` on its directory.
     async fn start(&mut self, id: u64) -> Store {
         let dir = self.dirs.entry(id).or_insert_with(|| TempDir::new().unwrap());
-        let mut options = Options::new(id, &format!("m{id}"), &address(id), dir.path());
+        let mut options = Options::new(&format!("m{id}"), &address(id), dir.path());
+        options.id = Some(id);
         options.heartbeat = Duration::from_millis(60);
         options.election = (Duration::from_millis(300), Duration::from_millis(600));
         options.timeout = Duration::from_secs(3);

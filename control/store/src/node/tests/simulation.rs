@@ -64,7 +64,7 @@ struct Disks {
 }
 
 async fn member(id: u64, disks: Disks) -> turmoil::Result {
-    let mut options = Options::new(id, &host(id), &host(id), "/data");
+    let mut options = Options::new(&host(id), &host(id), "/data");
     options.snapshot_every = 60;
     options.timeout = Duration::from_millis(1500);
     options.clock = || 1000;
