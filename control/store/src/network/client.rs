@@ -13,7 +13,7 @@ use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotRespon
 use openraft::raft::{TransferLeaderError, TransferLeaderRequest};
 use openraft::type_config::alias::SnapshotOf;
 
-use super::{APPEND, Answer, Envelope, PRE_VOTE, Piece, SNAPSHOT, TRANSFER, Transport, VERSION, VOTE};
+use super::{APPEND, Answer, Envelope, PRE_VOTE, Piece, READ_INDEX, SNAPSHOT, TRANSFER, Transport, VERSION, VOTE};
 use crate::codec::{Wire, checksum};
 use crate::raft::{Member, Types, Vote};
 
@@ -24,6 +24,7 @@ const PIECE: usize = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Makes a [`Peer`] for each of the other members.
+#[derive(Clone)]
 pub(crate) struct Peers {
     pub(crate) me: u64,
     pub(crate) transport: Arc<dyn Transport>,
@@ -41,6 +42,13 @@ impl RaftNetworkFactory<Types> for Peers {
     type Network = Peer;
 
     async fn new_client(&mut self, id: u64, member: &Member) -> Peer {
+        self.peer(id, member)
+    }
+}
+
+impl Peers {
+    /// One of them.
+    pub(crate) fn peer(&self, id: u64, member: &Member) -> Peer {
         Peer { me: self.me, id, member: member.clone(), transport: self.transport.clone() }
     }
 }
@@ -58,6 +66,11 @@ impl Peer {
             Ok(refusal) => Err(Unreachable::from_string(format!("{}: {refusal:?}", self.member.address)).into()),
             Err(malformed) => Err(NetworkError::new(&malformed).into()),
         }
+    }
+
+    /// Up to where a linearizable read has to wait, if this member still leads: it asks a quorum.
+    pub(crate) async fn read_index(&self, within: Duration) -> Option<u64> {
+        self.ask(READ_INDEX, &Bytes::new(), within).await.ok().flatten()
     }
 
     async fn send_snapshot(

@@ -60,6 +60,7 @@ const VOTE: u32 = 2;
 const PRE_VOTE: u32 = 3;
 const SNAPSHOT: u32 = 4;
 const TRANSFER: u32 = 5;
+const READ_INDEX: u32 = 6;
 
 /// A piece of a snapshot. The answer to the last one comes after the snapshot is installed.
 #[derive(Debug, Clone, PartialEq, Eq)]

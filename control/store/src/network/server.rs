@@ -3,10 +3,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
+use openraft::ReadPolicy;
 use openraft::raft::{AppendEntriesRequest, SnapshotResponse, TransferLeaderRequest, VoteRequest};
 use openraft::type_config::alias::SnapshotOf;
 
-use super::{APPEND, Answer, Envelope, PRE_VOTE, Piece, SNAPSHOT, TRANSFER, VERSION, VOTE};
+use super::{APPEND, Answer, Envelope, PRE_VOTE, Piece, READ_INDEX, SNAPSHOT, TRANSFER, VERSION, VOTE};
 use crate::applier::Applier;
 use crate::codec::{Reader, Wire, checksum};
 use crate::machine::FORMAT;
@@ -59,6 +60,10 @@ impl Server {
             TRANSFER => {
                 let request: TransferLeaderRequest<Types> = decode(&envelope.body)?;
                 self.raft.handle_transfer_leader(request).await.map_err(stopped)?.encode()
+            }
+            READ_INDEX => {
+                let read = self.raft.get_read_log_id(ReadPolicy::ReadIndex).await;
+                read.ok().map(|(id, _)| id.log_id().index).encode()
             }
             _ => return Err(Answer::Malformed),
         };

@@ -124,6 +124,7 @@ struct Inner {
     me: Member,
     raft: Raft,
     server: Server,
+    peers: Peers,
     state: Arc<State>,
     log: Mutex<Option<Log>>,
     snapshots: Arc<Snapshots>,
@@ -158,7 +159,7 @@ impl Store {
         let (state, snapshots) = (Arc::<State>::default(), Arc::new(snapshots));
         let applier = Applier::new(state.clone(), snapshots.clone(), failure.clone());
         let peers = Peers { me: id, transport };
-        let raft = Raft::new(id, Arc::new(config), peers, log.clone(), applier).await;
+        let raft = Raft::new(id, Arc::new(config), peers.clone(), log.clone(), applier).await;
         let raft = raft.map_err(|error| stopped(error.to_string()))?;
 
         let server = Server { id, incarnation, raft: raft.clone(), arriving: Arc::default() };
@@ -169,6 +170,7 @@ impl Store {
             me,
             raft,
             server,
+            peers,
             state,
             log: Mutex::new(Some(log)),
             snapshots,

@@ -20,7 +20,8 @@ const SKEW_MS: u64 = 60_000;
 /// How fresh a read is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Consistency {
-    /// Sees every write that was answered before the read was asked for. Only the leader, with a quorum, can.
+    /// Sees every write that was answered before the read was asked for. The leader asks a quorum whether it still
+    /// leads; any other member asks the leader.
     Linearizable,
     /// Whatever this member has: consistent in itself, of some moment in the past, and after a restart perhaps of an
     /// earlier moment than before.
@@ -116,10 +117,23 @@ impl Store {
         self.check()?;
         match timeout(self.0.options.timeout, self.0.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => Err(forward.into()),
+            Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
+                match forward.leader_id.zip(forward.leader_node.as_ref()) {
+                    Some((leader, member)) if leader != self.0.id => self.follow(leader, member).await,
+                    _ => Err(forward.into()),
+                }
+            }
             Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) | Err(_) => Err(Error::Unavailable),
             Ok(Err(RaftError::Fatal(fatal))) => Err(self.stopped(fatal)),
         }
+    }
+
+    /// As [`Self::confirm`], through the leader.
+    async fn follow(&self, leader: u64, member: &Member) -> Result<(), Error> {
+        let within = self.0.options.timeout;
+        let index = self.0.peers.peer(leader, member).read_index(within).await.ok_or(Error::Unavailable)?;
+        let applied = self.0.raft.wait(Some(within)).applied_index_at_least(Some(index), "a read").await;
+        applied.map(drop).map_err(|_| Error::Unavailable)
     }
 
     async fn reach(&self, revision: Revision) -> Result<(), Error> {
