@@ -8,11 +8,11 @@
 //! An entry can be read as soon as it is appended, from the tail in memory; it is acknowledged when it is on the disk.
 
 mod disk;
+mod tail;
 #[cfg(test)]
 pub(crate) mod tests;
 mod writer;
 
-use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
@@ -21,16 +21,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
-use openraft::{EntryPayload, OptionalSend, RaftTypeConfig};
+use openraft::{OptionalSend, RaftTypeConfig};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::fatal::{Failure, Fatal};
 use crate::raft::{Entry, LogId, Types, Vote};
 use disk::{Disk, Found};
+use tail::{Tail, weight};
 use writer::{Done, JOBS, Job};
-
-/// How many entries that are on the disk are kept in memory too, for the members that lag a little.
-const TAIL: usize = 2048;
 
 /// How many bytes of entries go into one message, unless it is one entry.
 const MESSAGE: usize = 2 << 20;
@@ -52,16 +50,6 @@ struct Shared {
     open: watch::Sender<()>,
 }
 
-#[derive(Default)]
-struct Tail {
-    /// The last entries, without a gap; at least all that are not on the disk yet.
-    entries: BTreeMap<u64, Entry>,
-    vote: Option<Vote>,
-    committed: Option<LogId>,
-    purged: Option<LogId>,
-    last: Option<LogId>,
-}
-
 impl Log {
     /// Opens the log and verifies it, or makes an empty one.
     pub(crate) fn open(path: &Path, failure: Failure) -> Result<Self, Fatal> {
@@ -81,7 +69,7 @@ impl Log {
 
     fn new(disk: Disk, found: Found, failure: Failure) -> (Self, mpsc::Receiver<Job>) {
         let Found { vote, committed, purged, last } = found;
-        let tail = Mutex::new(Tail { entries: BTreeMap::new(), vote, committed, purged, last });
+        let tail = Mutex::new(Tail { vote, committed, purged, last, ..Tail::default() });
         let shared = Arc::new(Shared { disk, tail, failure, open: watch::Sender::new(()) });
         let (jobs, queue) = mpsc::channel(JOBS);
         (Self { shared, jobs }, queue)
@@ -132,21 +120,7 @@ impl Shared {
     /// These entries are on the disk: as many of the oldest may leave memory.
     fn flushed(&self, entries: &[Entry]) {
         let Some(last) = entries.last() else { return };
-        let mut tail = self.tail();
-        while tail.entries.len() > TAIL
-            && let Some(oldest) = tail.entries.first_entry()
-            && *oldest.key() <= last.log_id.index
-        {
-            oldest.remove();
-        }
-    }
-}
-
-/// About how many bytes an entry takes.
-fn weight(entry: &Entry) -> usize {
-    match &entry.payload {
-        EntryPayload::Normal(command) => command.weight(),
-        _ => 64,
+        self.tail().evict(last.log_id.index);
     }
 }
 
@@ -241,31 +215,19 @@ impl RaftLogStorage<Types> for Log {
         let entries: Arc<[Entry]> = entries.into_iter().collect();
         {
             let mut tail = self.shared.tail();
-            tail.entries.extend(entries.iter().map(|entry| (entry.log_id.index, entry.clone())));
-            tail.last = entries.last().map(|entry| entry.log_id).or(tail.last);
+            entries.iter().for_each(|entry| tail.push(entry));
         }
         self.submit(Job::Append(entries, callback)).await
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
         let from = last.map_or(0, |last| last.index + 1);
-        {
-            let mut tail = self.shared.tail();
-            tail.entries.split_off(&from);
-            if tail.last.is_some_and(|end| end.index >= from) {
-                tail.last = last;
-            }
-        }
+        self.shared.tail().truncate(from, last);
         self.wait(|done| Job::Truncate(from, done)).await
     }
 
     async fn purge(&mut self, through: LogId) -> Result<(), io::Error> {
-        {
-            let mut tail = self.shared.tail();
-            tail.entries = tail.entries.split_off(&(through.index + 1));
-            tail.purged = tail.purged.max(Some(through));
-            tail.last = tail.last.max(Some(through));
-        }
+        self.shared.tail().purge(through);
         self.wait(|done| Job::Purge(through, done)).await
     }
 }

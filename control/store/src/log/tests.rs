@@ -1,6 +1,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::FutureExt;
+use openraft::EntryPayload;
 use openraft::type_config::TypeConfigExt;
 use redb::StorageBackend;
 
@@ -349,11 +350,11 @@ async fn committed_costs_no_fsync_and_survives_with_the_next_one() {
 async fn old_entries_leave_memory_and_are_read_from_the_disk() {
     let power = Power::new(Vec::new(), u64::MAX);
     let mut log = start(&power).unwrap();
-    let total = TAIL as u64 + 500;
+    let total = tail::ENTRIES as u64 + 500;
     for from in (0..total).step_by(100) {
         append(&mut log, (from..(from + 100).min(total)).map(|index| entry(1, index)).collect()).await.unwrap();
     }
-    assert_eq!(log.shared.tail().entries.len(), TAIL);
+    assert_eq!(log.shared.tail().entries.len(), tail::ENTRIES);
     let read = |log: &Log, range: std::ops::Range<u64>| {
         let mut log = log.clone();
         async move { log.try_get_log_entries(range).await.unwrap() }
