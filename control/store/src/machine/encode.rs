@@ -84,7 +84,7 @@ impl Wire for Machine {
             let object = find(u64::read_from(from)?)?;
             objects.insert(object.key.clone(), object);
         }
-        let mut history = History { compacted, ..History::default() };
+        let mut history = History::starting(compacted);
         let mut last = compacted;
         for _ in 0..from.count()? {
             let mut event = Event {
@@ -103,8 +103,7 @@ impl Wire for Machine {
                 return Err(Malformed("snapshot: its history has a gap"));
             }
             last = event.revision;
-            history.changes += event.changes.len();
-            history.events.push_back(Arc::new(event));
+            history.push(event);
         }
         if last != revision {
             return Err(Malformed("snapshot: its history ends early"));

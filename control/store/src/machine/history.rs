@@ -7,6 +7,8 @@ use crate::types::{Event, Revision};
 
 /// How many changes are kept.
 pub const EVENTS: usize = 100_000;
+/// How many bytes of versions that they made are kept.
+pub const BYTES: usize = 256 << 20;
 
 /// What was asked for has been forgotten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -23,14 +25,22 @@ pub(super) struct History {
     pub(super) events: VecDeque<Arc<Event>>,
     /// How many changes the events hold.
     pub(super) changes: usize,
+    /// How many bytes of versions they made.
+    bytes: usize,
 }
 
 impl History {
-    /// Adds the next event. By count, forgets the oldest; the newest is kept whatever its size.
+    /// No events yet after `compacted`.
+    pub(super) fn starting(compacted: Revision) -> Self {
+        Self { compacted, ..Self::default() }
+    }
+
+    /// Adds the next event. What is too much goes, the oldest first; the newest is kept whatever its size.
     pub(super) fn push(&mut self, event: Event) {
         self.changes += event.changes.len();
+        self.bytes += weight(&event);
         self.events.push_back(Arc::new(event));
-        while self.changes > EVENTS && self.events.len() > 1 {
+        while (self.changes > EVENTS || self.bytes > BYTES) && self.events.len() > 1 {
             self.pop();
         }
     }
@@ -62,7 +72,13 @@ impl History {
     fn pop(&mut self) {
         if let Some(event) = self.events.pop_front() {
             self.changes -= event.changes.len();
+            self.bytes -= weight(&event);
             self.compacted = event.revision;
         }
     }
+}
+
+fn weight(event: &Event) -> usize {
+    let made = event.changes.iter().filter_map(|change| change.after.as_ref());
+    made.map(|object| object.spec.len() + object.status.len()).sum()
 }

@@ -183,6 +183,15 @@ fn history_is_bounded_by_count_by_command_and_by_time() {
         ring.push(Event { revision: Revision(revision), index: 0, actor: "a".into(), at: 0, changes });
     }
     assert_eq!((ring.events.len(), ring.compacted), (10, Revision(20)));
+
+    // The bytes are shared here, but count as if they were not.
+    let spec = Bytes::from(vec![0; BODY_MAX]);
+    for body in 0..300u64 {
+        let (spec, status) = (Some(spec.clone()), Some(Bytes::from(body.to_string())));
+        run(&mut machine, Op::put(Put { key: key("big"), spec, status, lease: Attach::Keep }));
+    }
+    let kept = machine.events_after(machine.compacted()).unwrap().count();
+    assert!((200..256).contains(&kept), "{kept}");
 }
 
 #[test]
