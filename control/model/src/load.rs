@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    config::Config,
+    config::{Config, Key},
     problem::{Diagnostic, Problems, Sink, Source},
     tree, validate,
 };
@@ -78,6 +78,56 @@ pub fn load_str(name: &str, text: &str, options: Options) -> Result<Checked, Pro
         sources.push(Source::new(name, directory(Path::new(name)), text.to_owned()));
     }
     check(&sources, &[name.to_owned()], false, options, problems)
+}
+
+/// Loads texts, each with what problems call it, as one configuration. No texts are an empty one.
+pub fn load_texts(texts: &[(String, String)], options: Options) -> Result<Checked, Problems> {
+    let problems = Sink::default();
+    let (sources, names) = sources_of(texts, &problems);
+    check(&sources, &names, false, options, problems)
+}
+
+/// A document by itself: what it is called, and what it says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Document {
+    /// Its kind.
+    pub kind: &'static str,
+    /// Its namespace and name.
+    pub key: Key,
+    /// All of it.
+    pub json: serde_json::Value,
+}
+
+/// The documents of texts, one by one, if all of them are well formed. What they mean together is not checked.
+pub fn documents(texts: &[(String, String)]) -> Result<Vec<Document>, Problems> {
+    let (problems, warnings) = (Sink::default(), Sink::default());
+    let (sources, names) = sources_of(texts, &problems);
+    let mut found = Vec::new();
+    for source in &sources {
+        let mut reader = validate::Reader { source, problems: &problems, warnings: &warnings, found: &mut found };
+        for (node, sound) in &tree::parse(source, &problems).nodes {
+            reader.document(node, *sound);
+        }
+    }
+    match problems.len() {
+        0 => Ok(found
+            .into_iter()
+            .map(|document| Document { kind: document.kind.name(), key: document.key, json: document.node.to_json() })
+            .collect()),
+        _ => Err(problems.finish(&names)),
+    }
+}
+
+fn sources_of(texts: &[(String, String)], problems: &Sink) -> (Vec<Arc<Source>>, Vec<String>) {
+    let mut sources = Vec::new();
+    for (name, text) in texts {
+        if text.len() as u64 > LARGEST {
+            too_large(name, problems);
+        } else {
+            sources.push(Source::new(name, directory(Path::new(name)), text.clone()));
+        }
+    }
+    (sources, texts.iter().map(|(name, _)| name.clone()).collect())
 }
 
 fn check(
