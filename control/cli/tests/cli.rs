@@ -3,6 +3,8 @@
 
 #[path = "cli/node.rs"]
 mod node;
+#[path = "cli/plane.rs"]
+mod plane;
 
 use std::{
     net::TcpListener,
