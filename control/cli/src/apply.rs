@@ -5,7 +5,7 @@ use std::{io::Read, path::PathBuf};
 use http::Method;
 use serde_json::{Value, json};
 use weft_control::config;
-use weft_model::documents;
+use weft_model::{documents, read_texts};
 use weft_store::types::ObjectKey;
 
 use crate::{
@@ -108,36 +108,15 @@ fn summary(done: &Value) -> String {
 
 /// The texts of files and directories, each with its name.
 fn read(paths: &[PathBuf]) -> Result<Vec<(String, String)>, Failure> {
+    let (stdin, paths): (Vec<PathBuf>, Vec<PathBuf>) = paths.iter().cloned().partition(|path| path.as_os_str() == "-");
     let mut texts = Vec::new();
-    for path in paths {
-        if path.as_os_str() == "-" {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).map_err(|error| unreadable(&"stdin", &error))?;
-            texts.push(("stdin".to_owned(), text));
-            continue;
-        }
-        let mut files = vec![path.clone()];
-        if path.is_dir() {
-            let entries = std::fs::read_dir(path).map_err(|error| unreadable(&path.display(), &error))?;
-            let found: Result<Vec<PathBuf>, _> = entries.map(|entry| entry.map(|entry| entry.path())).collect();
-            files = found.map_err(|error| unreadable(&path.display(), &error))?;
-            files.retain(|file| {
-                let extension = file.extension().and_then(|extension| extension.to_str());
-                file.is_file() && matches!(extension, Some("yaml" | "yml" | "json"))
-            });
-            files.sort();
-        }
-        for file in files {
-            let text = std::fs::read_to_string(&file).map_err(|error| unreadable(&file.display(), &error))?;
-            texts.push((file.display().to_string(), text));
-        }
+    if !stdin.is_empty() {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).map_err(anyhow::Error::from)?;
+        texts.push(("stdin".to_owned(), text));
     }
-    if texts.is_empty() {
-        return Err(Failure::new(Exit::Invalid, "there is no configuration in this directory"));
+    if !paths.is_empty() {
+        texts.extend(read_texts(&paths).map_err(|problems| validate::invalid(&problems))?);
     }
     Ok(texts)
-}
-
-fn unreadable(name: &dyn std::fmt::Display, error: &std::io::Error) -> Failure {
-    Failure::new(Exit::Invalid, format!("{name}: it cannot be read: {error}"))
 }

@@ -18,6 +18,10 @@ use weft_store::{Member, Transport, Unreached};
 
 /// How long it may take to connect.
 const CONNECT: Duration = Duration::from_secs(1);
+/// A connection whose other side is gone without a word is found out by this, not by late answers: messages are given
+/// less time than a disk may take.
+const PING: Duration = Duration::from_secs(1);
+const PONG: Duration = Duration::from_secs(2);
 /// Largest answer of a member to another; the largest there is says up to where a log matches.
 const ANSWER_MAX: usize = 1 << 20;
 /// Messages hold up to a megabyte; a window of HTTP/2's 64 KiB would cost each of them round trips.
@@ -62,11 +66,7 @@ impl Pool {
                 self.forget(address);
                 Err(CallError::Lost(format!("{address}: {error}")))
             }
-            // It may be gone without a word: the next one connects again.
-            Err(_) => {
-                self.forget(address);
-                Err(CallError::Lost(format!("{address} did not answer within {within:?}")))
-            }
+            Err(_) => Err(CallError::Lost(format!("{address} did not answer within {within:?}"))),
         }
     }
 
@@ -105,6 +105,9 @@ async fn connect(address: &str) -> Result<Sender, CallError> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PONG)
+        .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);
     let (sender, connection) = builder.handshake(TokioIo::new(io)).await.map_err(|error| failed(&error))?;

@@ -1,7 +1,7 @@
 //! A control plane of real processes, and the verbs that ask it.
 
 use std::{
-    io::Read,
+    io::{BufRead, BufReader, Read},
     net::TcpListener,
     path::Path,
     process::{Child, Command, Stdio},
@@ -119,6 +119,11 @@ fn one_member_keeps_what_is_applied() {
     let (code, _, stderr) = ask(&[&one], &["delete", "service", "hello"]);
     assert!(code == 4 && stderr.contains("HTTPRoute/default/all (stored)"), "{stderr}");
 
+    // Another process cannot have the same directory.
+    let dir = one.dir.path().to_str().unwrap();
+    let (code, _, stderr) = weft(&["control", "--name", "b", "--data-dir", dir, "--listen", "127.0.0.1:0"]);
+    assert!(code == 1 && stderr.lines().last().unwrap().starts_with("weft: the store cannot go on: "), "{stderr}");
+
     let (code, said) = one.terminate();
     assert_eq!(code, 0, "{said}");
     assert_eq!(ask(&[&one], &["get", "services"]).0, 3);
@@ -151,6 +156,15 @@ fn three_members_survive_the_death_of_their_leader() {
     let (code, stdout, stderr) = ask(&[&second], &["apply", "-f", path.to_str().unwrap()]);
     assert!(code == 0 && stdout.ends_with("revision 1\n"), "{stdout}{stderr}");
 
+    let mut watch = Command::new(env!("CARGO_BIN_EXE_weft"))
+        .args(["watch", "gateway", "--from", "0", "--json", "--control", &first.address, "--control", &second.address])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines().map(|line| line.unwrap());
+    let mut seen = || serde_json::from_str::<Value>(&lines.next().unwrap()).unwrap()["revision"].clone();
+    assert_eq!(seen(), 1);
+
     first.kill();
     let (_dir, path) = file(&valid(8081));
     let (code, stdout, stderr) = ask(&[&first, &second, &third], &["apply", "-f", path.to_str().unwrap()]);
@@ -160,6 +174,11 @@ fn three_members_survive_the_death_of_their_leader() {
     assert_eq!(gateway["spec"]["listeners"][0]["port"], 8081);
     let leader = status(&third).unwrap()["leader"].clone();
     assert!(leader == "b" || leader == "c", "{leader}");
+
+    // The watch goes on with another member.
+    assert_eq!(seen(), 2);
+    watch.kill().unwrap();
+    watch.wait().unwrap();
 
     first.restart();
     until("the first is back", || {

@@ -30,3 +30,27 @@ pub(super) fn render(status: &Status) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::time::Duration;
+
+    use super::*;
+    use crate::member::{Setup, start};
+
+    #[tokio::test]
+    async fn every_metric_is_documented() {
+        let dir = tempfile::tempdir().unwrap();
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let setup = Setup { name: "a".into(), data_dir: dir.path().into(), listen, advertise: None, join: Vec::new() };
+        let member = start(setup).await.unwrap();
+        let text = render(&member.store().status());
+        tokio::time::timeout(Duration::from_secs(10), member.stop()).await.unwrap();
+        let documented = include_str!("../../METRICS.md");
+        for line in text.lines().filter_map(|line| line.strip_prefix("# HELP ")) {
+            let (name, help) = line.split_once(' ').unwrap();
+            assert!(documented.contains(&format!("| `{name}` | {help} |")), "METRICS.md lacks {name}");
+        }
+    }
+}
