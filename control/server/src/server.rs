@@ -9,7 +9,7 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::{Mutex, Semaphore, watch},
     time::timeout,
 };
 use weft_store::Store;
@@ -39,7 +39,8 @@ impl Server {
     /// Serves `store` on `listener` once [`Self::run`] is polled; `pool` reaches the other members.
     pub fn new(listener: TcpListener, store: Store, pool: Pool, clock: fn() -> u64) -> Self {
         let (stopping, stopped) = watch::channel(false);
-        Self { listener, context: Arc::new(api::Context { store, pool, clock, stopping: stopped }), stopping }
+        let context = api::Context { store, pool, clock, changing: Mutex::default(), stopping: stopped };
+        Self { listener, context: Arc::new(context), stopping }
     }
 
     /// Serves until `stop` is ready; then ends the watches, and lets what is in flight finish.

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::config;
 
-/// How often a change is tried against a configuration that others change as well. Each try has a sequence number of
+/// How often a change is tried against a configuration that changes: members that led before may still write. Each try has a sequence number of
 /// its own, so that a request that is repeated goes through the same tries and finds the one that was done.
 const TRIES: u64 = 8;
 
@@ -87,6 +87,7 @@ async fn change(context: &Context, query: &Query, asked: &Asked, wanted: Wanted)
     let actor = asked.headers.get("weft-actor").and_then(|actor| actor.to_str().ok()).unwrap_or("api");
     let guard = ObjectKey::new("Configuration", "weft", "guard");
     let kinds = Query::default().filter(None)?;
+    let _one_at_a_time = context.changing.lock().await;
     for attempt in 0..TRIES {
         let look =
             |machine: &Machine| (machine.revision(), machine.get(&guard).map(|g| g.modified), machine.list(&kinds));

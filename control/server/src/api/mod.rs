@@ -44,6 +44,8 @@ pub(crate) struct Context {
     pub pool: Pool,
     /// The time in milliseconds since 1970.
     pub clock: fn() -> u64,
+    /// Changes of the configuration are checked one after the other, so that they do not void each other's checks.
+    pub changing: tokio::sync::Mutex<()>,
     /// True once the server stops: streams end.
     pub stopping: Receiver<bool>,
 }

@@ -3,6 +3,7 @@
 use crate::common::{applied, apply, member, port, service};
 use http::{Method, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use weft_store::types::{Command, Op, Revision};
 
 #[tokio::test]
 async fn objects_are_applied_read_changed_and_deleted() {
@@ -121,4 +122,39 @@ async fn plain_http_1_gets_readiness_and_metrics() {
         assert!(metrics.contains(line), "{line}: {metrics}");
     }
     assert!(ask("/v1/objects/Serviec").await.contains("kinds: Gateway"));
+}
+
+#[tokio::test]
+async fn what_is_forgotten_cannot_be_watched() {
+    let one = member("a", &[]).await;
+    let mut client = one.client();
+    for n in 1..=3 {
+        applied(&mut client, &service("cart", n)).await;
+    }
+    let compact = Op::Compact { through: Revision(2) };
+    one.member.store().write(Command::new("test", 0, compact)).await.unwrap();
+    let refused = client.get("/v1/watch?from=1").await.unwrap();
+    assert_eq!((refused.status, &refused.body["message"]), (StatusCode::GONE, &"compacted at 2".into()));
+    let (status, _) = client.stream("/v1/watch?from=2").await.unwrap();
+    assert_eq!(status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_refused() {
+    let one = member("a", &[]).await;
+    let mut client = one.client();
+    applied(&mut client, &service("cart", 1)).await;
+    for (target, code) in [
+        ("/v1/objects/Serviec", "not_found"),
+        ("/v1/objects?revision=x", "bad_request"),
+        ("/v1/objects?revision=1&consistency=serializable", "bad_request"),
+        ("/v1/objects/Service/default/%ff", "bad_request"),
+        ("/v1", "not_found"),
+    ] {
+        assert_eq!(client.get(target).await.unwrap().body["code"], code, "{target}");
+    }
+    let large = client.change(Method::POST, "/v1/apply", &[], vec![b'#'; 9 << 20]).await.unwrap();
+    assert_eq!((large.status, &large.body["code"]), (StatusCode::PAYLOAD_TOO_LARGE, &"too_large".into()));
+    let other = client.change(Method::PUT, "/v1/objects/Service/default/shop", &[], service("cart", 1)).await.unwrap();
+    assert_eq!(other.body["code"], "bad_request");
 }

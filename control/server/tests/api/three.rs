@@ -86,3 +86,20 @@ async fn a_name_is_taken_once() {
     let ended = tokio::time::timeout(LIMIT, second.member.failed()).await.unwrap();
     assert!(ended.to_string().contains("weft raft remove a"), "{ended}");
 }
+
+#[tokio::test]
+async fn writers_through_every_member_do_not_get_in_each_others_way() {
+    let members = three().await;
+    let writers = (0..12_usize).map(|n| {
+        let mut client = members[n % 3].client();
+        async move {
+            for port in 1..=3 {
+                applied(&mut client, &service(&format!("s{n}"), port)).await;
+            }
+        }
+    });
+    futures_util::future::join_all(writers).await;
+    let list = members[0].client().get("/v1/objects/Service").await.unwrap().body;
+    assert_eq!(list["metadata"]["resourceVersion"], "36", "each change is one revision");
+    assert!(list["items"].as_array().unwrap().iter().all(|service| port(service) == 3));
+}
