@@ -22,6 +22,8 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_CONNECTIONS: usize = 4096;
 /// Requests at once on one connection.
 const MAX_STREAMS: u32 = 1024;
+/// Requests given up before they were looked at: a leader's heartbeats to a member that is slow for a moment.
+const MAX_RESETS: usize = 256;
 /// A peer that is silent for so long is asked whether it is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// For what is in flight when the server stops.
@@ -88,6 +90,7 @@ impl Server {
             .http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(MAX_STREAMS)
+            .max_pending_accept_reset_streams(MAX_RESETS)
             .initial_stream_window_size(2 << 20)
             .initial_connection_window_size(16 << 20)
             .keep_alive_interval(KEEP_ALIVE);
