@@ -14,8 +14,9 @@ pub enum Format {
     Json,
 }
 
-/// Without `RUST_LOG`. notify reports races with files that vanish, which Weft expects.
-const DEFAULT: &str = "info,notify=off";
+/// Without `RUST_LOG`. notify reports races with files that vanish, which Weft expects; openraft reports each heartbeat
+/// that an absent member does not answer.
+const DEFAULT: &str = "info,notify=off,openraft=error";
 
 /// Starts logging for this process.
 pub fn start(format: Format) {

@@ -1,21 +1,27 @@
 //! `weft`: a table of contents. Each verb is a file.
 
+mod apply;
 mod breakers;
 mod check;
 mod completions;
+mod control;
 mod demo;
 mod drain;
 mod ebpf;
 mod endpoints;
 mod exit;
 mod explain;
+mod follow;
+mod get;
 mod kernel;
 mod limits;
 mod logging;
 mod mesh;
 mod node;
+mod plane;
 mod proxy;
 mod query;
+mod raft;
 mod routes;
 mod schema;
 mod up;
@@ -49,12 +55,28 @@ enum Verb {
     DemoClient(demo::ClientArgs),
     /// The proxy alone, from files that are watched.
     Proxy(Box<proxy::Args>),
-    /// A whole node from files that are applied and watched: as `weft proxy --config`, and later with the control plane in
-    /// the same process.
+    /// A whole node in one process, from files that are applied and watched.
     Up(Box<up::Args>),
     /// What this host offers, what it lacks, and what works nevertheless; without --pre also how the node is. Ends with 0
     /// when Weft can run here, and with 1 when something that it needs is missing.
     Check(check::Args),
+    /// A member of the control plane: what is applied to it is on the disks of a majority.
+    Control(control::Args),
+    /// Apply files to a control plane: all in one revision, or nothing.
+    Apply(apply::Args),
+    /// Delete objects from a control plane: all in one revision, or nothing.
+    Delete(apply::DeleteArgs),
+    /// Objects of a control plane.
+    Get(get::Args),
+    /// Who changed an object when, newest first.
+    History(get::HistoryArgs),
+    /// Changes as they are made.
+    Watch(follow::Args),
+    /// Wait until a member of the control plane has reached a revision.
+    Wait(get::WaitArgs),
+    /// The members of the control plane.
+    #[command(subcommand)]
+    Raft(raft::Raft),
     /// Check files without running: every mistake with its line, and what to do about it.
     Validate(validate::Args),
     /// Print the JSON Schema of all documents, for editors.
@@ -90,6 +112,14 @@ fn main() -> std::process::ExitCode {
         Verb::Proxy(args) => proxy::run(*args),
         Verb::Up(args) => up::run(*args),
         Verb::Check(args) => check::run(&args),
+        Verb::Control(args) => control::run(args),
+        Verb::Apply(args) => apply::run(&args),
+        Verb::Delete(args) => apply::delete(&args),
+        Verb::Get(args) => get::run(&args),
+        Verb::History(args) => get::history(&args),
+        Verb::Watch(args) => follow::run(&args),
+        Verb::Wait(args) => get::wait(&args),
+        Verb::Raft(raft) => raft::run(&raft),
         Verb::Validate(args) => validate::run(&args),
         Verb::Schema => schema::run(),
         Verb::Explain(args) => explain::run(&args),

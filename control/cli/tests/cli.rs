@@ -5,6 +5,8 @@
 mod ebpf;
 #[path = "cli/node.rs"]
 mod node;
+#[path = "cli/plane.rs"]
+mod plane;
 
 use std::{
     net::TcpListener,

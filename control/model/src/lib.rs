@@ -26,6 +26,6 @@ pub mod written;
 
 pub use condition::{Condition, Facts};
 pub use config::Config;
-pub use load::{Checked, Options, load_paths, load_str};
+pub use load::{Checked, Document, Options, documents, load_paths, load_str, load_texts, read_texts};
 pub use problem::{Diagnostic, Problems};
 pub use schema::json_schema;

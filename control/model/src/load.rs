@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    config::Config,
+    config::{Config, Key},
     problem::{Diagnostic, Problems, Sink, Source},
     tree, validate,
 };
@@ -41,10 +41,30 @@ pub struct Checked {
 /// Loads files, and the `*.yaml`, `*.yml` and `*.json` of directories, as one configuration.
 pub fn load_paths(paths: &[PathBuf], options: Options) -> Result<Checked, Problems> {
     let problems = Sink::default();
+    let (files, sources, before) = read_all(paths, &problems);
+    // A file that cannot be opened might define anything.
+    let unreadable = problems.len() > 0 && (before > 0 || sources.len() < files.len());
+    let mut names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+    names.extend(files.iter().map(|file| file.display().to_string()));
+    check(&sources, &names, unreadable, options, problems)
+}
+
+/// The texts of files, and of the `*.yaml`, `*.yml` and `*.json` of directories, each with its name.
+pub fn read_texts(paths: &[PathBuf]) -> Result<Vec<(String, String)>, Problems> {
+    let problems = Sink::default();
+    let (files, sources, _) = read_all(paths, &problems);
+    match problems.len() {
+        0 => Ok(sources.iter().map(|source| (source.name.clone(), source.text().to_owned())).collect()),
+        _ => Err(problems.finish(&files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>())),
+    }
+}
+
+/// The files that paths mean, what is in them, and how many problems there were before any was read.
+fn read_all(paths: &[PathBuf], problems: &Sink) -> (Vec<PathBuf>, Vec<Arc<Source>>, usize) {
     let mut sources = Vec::new();
     let mut files = Vec::new();
     for path in paths {
-        files.extend(expand(path, &problems));
+        files.extend(expand(path, problems));
     }
     // The same file named twice is one file.
     let mut seen = Vec::new();
@@ -56,16 +76,12 @@ pub fn load_paths(paths: &[PathBuf], options: Options) -> Result<Checked, Proble
     });
     let before = problems.len();
     for file in &files {
-        sources.extend(read(file, &problems));
+        sources.extend(read(file, problems));
     }
     if paths.is_empty() {
         problems.push(Diagnostic::of_file("-", "no-file", "no file or directory was given".into(), None));
     }
-    // A file that cannot be opened might define anything.
-    let unreadable = problems.len() > 0 && (before > 0 || sources.len() < files.len());
-    let mut names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
-    names.extend(files.iter().map(|file| file.display().to_string()));
-    check(&sources, &names, unreadable, options, problems)
+    (files, sources, before)
 }
 
 /// Loads text as one configuration. `name` is what problems call it; relative paths start in its directory.
@@ -78,6 +94,56 @@ pub fn load_str(name: &str, text: &str, options: Options) -> Result<Checked, Pro
         sources.push(Source::new(name, directory(Path::new(name)), text.to_owned()));
     }
     check(&sources, &[name.to_owned()], false, options, problems)
+}
+
+/// Loads texts, each with what problems call it, as one configuration. No texts are an empty one.
+pub fn load_texts(texts: &[(String, String)], options: Options) -> Result<Checked, Problems> {
+    let problems = Sink::default();
+    let (sources, names) = sources_of(texts, &problems);
+    check(&sources, &names, false, options, problems)
+}
+
+/// A document by itself: what it is called, and what it says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Document {
+    /// Its kind.
+    pub kind: &'static str,
+    /// Its namespace and name.
+    pub key: Key,
+    /// All of it.
+    pub json: serde_json::Value,
+}
+
+/// The documents of texts, one by one, if all of them are well formed. What they mean together is not checked.
+pub fn documents(texts: &[(String, String)]) -> Result<Vec<Document>, Problems> {
+    let (problems, warnings) = (Sink::default(), Sink::default());
+    let (sources, names) = sources_of(texts, &problems);
+    let mut found = Vec::new();
+    for source in &sources {
+        let mut reader = validate::Reader { source, problems: &problems, warnings: &warnings, found: &mut found };
+        for (node, sound) in &tree::parse(source, &problems).nodes {
+            reader.document(node, *sound);
+        }
+    }
+    match problems.len() {
+        0 => Ok(found
+            .into_iter()
+            .map(|document| Document { kind: document.kind.name(), key: document.key, json: document.node.to_json() })
+            .collect()),
+        _ => Err(problems.finish(&names)),
+    }
+}
+
+fn sources_of(texts: &[(String, String)], problems: &Sink) -> (Vec<Arc<Source>>, Vec<String>) {
+    let mut sources = Vec::new();
+    for (name, text) in texts {
+        if text.len() as u64 > LARGEST {
+            too_large(name, problems);
+        } else {
+            sources.push(Source::new(name, directory(Path::new(name)), text.clone()));
+        }
+    }
+    (sources, texts.iter().map(|(name, _)| name.clone()).collect())
 }
 
 fn check(

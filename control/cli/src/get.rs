@@ -1,0 +1,124 @@
+//! `weft get`, `weft history`, `weft wait`: read what a control plane keeps.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::{
+    exit::{Done, Exit, Failure, print_line},
+    plane::{PlaneArgs, WITHIN, block_on, done, segment},
+    proxy,
+    query::{Cell, Look, Output, Table, each, show, text},
+};
+
+/// Which objects.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The kind, such as Service, services or httproute.
+    kind: String,
+    /// The name; all of them without it.
+    name: Option<String>,
+    /// The namespace [default: all for a list, `default` with a name].
+    #[arg(short, long)]
+    namespace: Option<String>,
+    /// How it looks.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    /// Whatever the member has, without asking the others whether it is the latest.
+    #[arg(long)]
+    stale: bool,
+    #[command(flatten)]
+    plane: PlaneArgs,
+}
+
+/// One object.
+#[derive(Debug, clap::Args)]
+pub struct HistoryArgs {
+    /// The kind.
+    kind: String,
+    /// The name.
+    name: String,
+    /// The namespace.
+    #[arg(short, long, default_value = "default")]
+    namespace: String,
+    /// How it looks.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    #[command(flatten)]
+    plane: PlaneArgs,
+}
+
+/// Arguments of `weft wait`.
+#[derive(Debug, clap::Args)]
+pub struct WaitArgs {
+    /// Until the member that is asked has this revision.
+    #[arg(long)]
+    revision: u64,
+    /// Longest wait; exit code 5 after it.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = proxy::time)]
+    timeout: Duration,
+    #[command(flatten)]
+    plane: PlaneArgs,
+}
+
+/// Shows one object, or a list.
+pub fn run(args: &Args) -> Done {
+    let query = if args.stale { "consistency=serializable" } else { "consistency=linearizable" };
+    let kind = segment(&args.kind);
+    let target = match (&args.name, &args.namespace) {
+        (Some(name), namespace) => {
+            let namespace = segment(namespace.as_deref().unwrap_or("default"));
+            format!("/v1/objects/{kind}/{namespace}/{}?{query}", segment(name))
+        }
+        (None, Some(namespace)) => format!("/v1/objects/{kind}?namespace={}&{query}", segment(namespace)),
+        (None, None) => format!("/v1/objects/{kind}?{query}"),
+    };
+    let found = block_on(async { done(args.plane.client(WITHIN).get(&target).await) })?;
+    let look = Look::of_stdout(args.output == Output::Wide);
+    print_line(&show(&found, args.output, false, |found| table(found, look))?);
+    Ok(())
+}
+
+fn table(found: &Value, look: Look) -> String {
+    let mut table = Table::new(["NAMESPACE", "NAME", "REVISION", "GENERATION"]);
+    let one = std::slice::from_ref(found);
+    for object in found["items"].as_array().map_or(one, Vec::as_slice) {
+        let metadata = &object["metadata"];
+        let cells =
+            ["namespace", "name", "resourceVersion", "generation"].map(|name| Cell::from(text(&metadata[name])));
+        table.row(cells);
+    }
+    table.render(look)
+}
+
+/// Shows who changed an object when, newest first.
+pub fn history(args: &HistoryArgs) -> Done {
+    let (kind, namespace, name) = (segment(&args.kind), segment(&args.namespace), segment(&args.name));
+    let target = format!("/v1/history/{kind}/{namespace}/{name}");
+    let found = block_on(async { done(args.plane.client(WITHIN).get(&target).await) })?;
+    let look = Look::of_stdout(args.output == Output::Wide);
+    let table = |found: &Value| {
+        let mut table = Table::new(["REVISION", "CHANGE", "ACTOR", "MS SINCE 1970", "GENERATION"]);
+        for item in each(&found["items"]) {
+            let generation = &item["object"]["metadata"]["generation"];
+            let cells = [&item["revision"], &item["type"], &item["actor"], &item["at"], generation];
+            table.row(cells.map(|value| Cell::from(text(value))));
+        }
+        table.render(look)
+    };
+    print_line(&show(&found, args.output, false, table)?);
+    Ok(())
+}
+
+/// Waits for a revision.
+pub fn wait(args: &WaitArgs) -> Done {
+    let client = args.plane.client(args.timeout);
+    let target = format!("/v1/revision?revision={}", args.revision);
+    block_on(async {
+        let waited = tokio::time::timeout(args.timeout, client.get(&target)).await;
+        let late = || Failure::new(Exit::TimedOut, format!("revision {} did not come in time", args.revision));
+        let reached = done(waited.map_err(|_| late())?)?;
+        print_line(&format!("revision {}", reached["revision"]));
+        Ok(())
+    })
+}

@@ -1,0 +1,23 @@
+//! Weft's control plane: one port, on which members talk to each other and everybody else to them.
+//!
+//! ```text
+//!  clients ──▶ server.rs ──▶ api/ ──┬─ objects.rs, apply.rs ──▶ config.rs (the same checks as `weft validate`)
+//!                             │     ├─ watch.rs                     │
+//!                             │     └─ cluster.rs                   ▼
+//!                             └─ leader.rs: writes go to the     weft-store
+//!                                leader, once                       │
+//!  members ──▶ POST /raft ──▶ Store::handle        pool.rs ◀────────┘ Transport
+//! ```
+//!
+//! `client.rs` is the other side: asks one member after the other.
+
+mod api;
+pub mod client;
+pub mod config;
+pub mod member;
+mod pool;
+mod server;
+
+pub use client::Client;
+pub use pool::Pool;
+pub use server::Server;
