@@ -23,8 +23,15 @@ pub(super) struct Namespaces {
     looks: u32,
     /// By process: the inode of its namespace.
     processes: HashMap<u32, u64>,
-    /// By inode: the cookie.
-    known: HashMap<u64, u64>,
+    /// By inode.
+    known: HashMap<u64, Known>,
+}
+
+/// A namespace that the programs know.
+struct Known {
+    cookie: u64,
+    /// It was found when some service needed the proxy: the proxy listens there.
+    proxied: bool,
 }
 
 impl Namespaces {
@@ -49,7 +56,7 @@ impl Namespaces {
         self.processes = seen;
         let inhabited: HashSet<u64> = self.processes.values().copied().collect();
         let gone: Vec<u64> = self.known.keys().filter(|inode| !inhabited.contains(inode)).copied().collect();
-        for cookie in gone.iter().filter_map(|inode| self.known.remove(inode)) {
+        for Known { cookie, .. } in gone.iter().filter_map(|inode| self.known.remove(inode)) {
             if cookie != state.settings.proxy_netns {
                 // It may have gone with the namespace.
                 let _ = state.maps.namespaces.remove(&cookie);
@@ -57,11 +64,16 @@ impl Namespaces {
             }
         }
         for (&pid, &inode) in &self.processes {
-            if self.known.contains_key(&inode) || self.known.len() >= MAX_NAMESPACES as usize {
+            let known = match self.known.get(&inode) {
+                // One that was found before any service needed the proxy is not listened in yet.
+                Some(known) => known.proxied || !state.proxied,
+                None => self.known.len() >= MAX_NAMESPACES as usize,
+            };
+            if known {
                 continue;
             }
             match found(pid, state, listeners) {
-                Ok(cookie) => _ = self.known.insert(inode, cookie),
+                Ok(cookie) => _ = self.known.insert(inode, Known { cookie, proxied: state.proxied }),
                 Err(error) => tracing::debug!(pid, %error, "a network namespace is not captured yet"),
             }
         }
