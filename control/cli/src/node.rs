@@ -95,7 +95,7 @@ async fn serve(options: Options, kernel: Option<Wanted>, paths: Vec<PathBuf>, st
     let ports = app.ports().map(|port| port.to_string()).collect::<Vec<_>>().join(", ");
     let admin_text = admin_bound.map_or_else(|| "off".into(), |address| format!("http://{address}"));
     let captured = app.captured().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    let captured = if captured.is_empty() { "off" } else { &captured };
+    let captured = if mesh.is_some() { &captured } else { "off" };
     tracing::info!(node, workers, ports, captured, admin = admin_text, "serving; {summary}");
     started(mesh.is_some());
 

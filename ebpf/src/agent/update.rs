@@ -20,16 +20,17 @@ const GRACE_NS: u64 = 1_000_000_000;
 impl Inner {
     /// Brings the maps in line with the configuration, the endpoints and the cgroups that there are.
     pub(super) fn reconcile(&self, state: &mut State) -> Result<(), EbpfSetupError> {
-        let mut wanted = desired(&state.config, &state.live, |relative| self.attach.below(relative));
+        let policies = state.config.access_policies.iter();
+        let mut sources = policies.flat_map(|policy| &policy.rules).flat_map(|rule| &rule.from);
+        if sources.any(|source| !source.ip_blocks.is_empty()) {
+            // Only then the addresses matter from which endpoints are reached.
+            find_sources(&mut state.live);
+        }
+        let wanted = desired(&state.config, &state.live, |relative| self.attach.below(relative));
         state.cgroups = wanted.workloads.keys().copied().collect();
         state.by_address = !wanted.groups.is_empty();
         let mut ports = wanted.services.iter().flat_map(|service| &service.ports);
         state.proxied = ports.any(|port| port.action == Action::Proxy);
-        if state.by_address {
-            // Only now the addresses matter from which endpoints are reached.
-            find_sources(&mut state.live);
-            wanted = desired(&state.config, &state.live, |relative| self.attach.below(relative));
-        }
         let report = state.reconciler.apply(&wanted, &mut state.maps)?;
         if state.settings.depth != wanted.depth {
             state.settings.depth = wanted.depth;
