@@ -1,7 +1,13 @@
 //! Figures, their bounds and verdicts.
 
-use serde::Serialize;
+use std::path::Path;
+use std::time::Duration;
 
+use anyhow::{Context, Result};
+use serde::Serialize;
+use tokio::time::error::Elapsed;
+
+use crate::Verdict;
 use crate::machine;
 use crate::stats::Spread;
 use crate::table::Table;
@@ -72,13 +78,13 @@ impl Report {
 
     /// A figure that says something but has no bound.
     pub fn info(&mut self, figure: impl Into<String>, value: f64, unit: &'static str) {
-        self.push(figure.into(), Some(value), unit, None, None, None);
+        self.row(figure.into(), Some(value), unit, None, None, None, None);
     }
 
     /// A figure with its bound.
     pub fn check(&mut self, figure: impl Into<String>, value: f64, unit: &'static str, bound: Bound) {
         let pass = bound.holds(value);
-        self.push(figure.into(), Some(value), unit, Some(bound.text(unit)), Some(pass), None);
+        self.row(figure.into(), Some(value), unit, Some(bound.text(unit)), Some(pass), None, None);
     }
 
     /// The median of several rounds, shown with the smallest and largest of them.
@@ -90,7 +96,7 @@ impl Report {
 
     /// A figure that could not be measured, which fails.
     pub fn missing(&mut self, figure: impl Into<String>, why: &str) {
-        self.push(figure.into(), None, "", None, Some(false), Some(why.to_owned()));
+        self.row(figure.into(), None, "", None, Some(false), Some(why.to_owned()), None);
     }
 
     /// The scenario ended with an error, which fails.
@@ -98,16 +104,23 @@ impl Report {
         self.missing("the whole scenario", error);
     }
 
-    fn push(
-        &mut self,
-        figure: String,
-        value: Option<f64>,
-        unit: &'static str,
-        bound: Option<String>,
-        pass: Option<bool>,
-        note: Option<String>,
-    ) {
-        self.row(figure, value, unit, bound, pass, note, None);
+    /// The scenario has ended, or was cut off after `limit`.
+    pub fn ended(&mut self, limit: Duration, ended: Result<Result<()>, Elapsed>) {
+        let ended = ended.with_context(|| format!("not done after {} s", limit.as_secs()));
+        if let Err(error) = ended.and_then(|ended| ended) {
+            self.broken(&format!("{error:#}"));
+        }
+    }
+
+    /// Prints everything, writes it to `json` too, and says how it went.
+    pub fn finish(&self, json: Option<&Path>) -> Result<Verdict> {
+        println!("{}", machine::describe());
+        print!("{}", self.table());
+        if let Some(path) = json {
+            let text = serde_json::to_string_pretty(self)? + "\n";
+            std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
+        }
+        Ok(if self.passed() { Verdict::Pass } else { Verdict::Fail })
     }
 
     #[allow(clippy::too_many_arguments, reason = "the columns of the table")]

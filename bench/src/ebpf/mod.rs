@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::load::Tool;
@@ -116,18 +116,10 @@ pub async fn run(args: Args) -> Result<Verdict> {
         report.scenario(scenario.name());
         let limit = scenario.limit();
         let ended = tokio::time::timeout(limit, scenario.run(&bench, &mut report)).await;
-        let ended = ended.with_context(|| format!("not done after {} s", limit.as_secs()));
-        if let Err(error) = ended.and_then(|ended| ended) {
-            report.broken(&format!("{error:#}"));
-        }
+        report.ended(limit, ended);
     }
-    println!("\n{}", machine::describe());
-    print!("{}", report.table());
-    if let Some(path) = &args.json {
-        let text = serde_json::to_string_pretty(&report)? + "\n";
-        std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
-    }
-    Ok(if report.passed() { Verdict::Pass } else { Verdict::Fail })
+    println!();
+    report.finish(args.json.as_deref())
 }
 
 /// Of pairs that were measured in the same round.
