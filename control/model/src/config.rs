@@ -428,6 +428,15 @@ pub struct Endpoint {
     pub weight: u32,
     /// Zone, for zone-aware balancing.
     pub zone: Option<Arc<str>>,
+    /// It finishes what it has and gets nothing new. Only an endpoint that registered itself says this.
+    pub draining: bool,
+}
+
+impl Endpoint {
+    /// Its share of what is new: its weight, unless it drains.
+    pub fn share(&self) -> u32 {
+        if self.draining { 0 } else { self.weight }
+    }
 }
 
 /// Where an endpoint is.

@@ -9,7 +9,7 @@ mod index;
 mod policy;
 mod route;
 mod security;
-mod service;
+pub(crate) mod service;
 pub(crate) mod syntax;
 
 use std::{collections::HashMap, sync::Arc};

@@ -82,26 +82,11 @@ fn endpoints(at: At<'_>, written: &[written::Endpoint]) -> Vec<Endpoint> {
     for (i, endpoint) in written.iter().enumerate() {
         let at = at.item(i);
         let (Some(text), Some(port)) = (&endpoint.address, endpoint.port) else { continue };
-        let address = match text.parse::<IpAddr>() {
-            Ok(ip) if ip.is_unspecified() || ip.is_multicast() => {
-                at.field("address")
-                    .invalid(format!("{ip} is not the address of an endpoint"), "write the address it listens on");
+        let address = match address(text) {
+            Ok(address) => address,
+            Err((message, hint)) => {
+                at.field("address").invalid(message, hint);
                 continue;
-            }
-            Ok(ip) => Address::Ip(ip),
-            Err(_) => {
-                let name = text.to_ascii_lowercase();
-                let digits = name.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-                match syntax::subdomain(name.strip_suffix('.').unwrap_or(&name)) {
-                    Ok(()) if !digits => Address::Name(name.as_str().into()),
-                    result => {
-                        let reason = result.err().unwrap_or("it has only digits and dots");
-                        let message = format!("{text:?} is neither an IP address nor a name: {reason}");
-                        at.field("address")
-                            .invalid(message, "for instance 10.0.0.7 or cart.internal; the port has its own field");
-                        continue;
-                    }
-                }
             }
         };
         let endpoint = Endpoint {
@@ -109,6 +94,7 @@ fn endpoints(at: At<'_>, written: &[written::Endpoint]) -> Vec<Endpoint> {
             port,
             weight: endpoint.weight.unwrap_or(1),
             zone: endpoint.zone.as_deref().map(Into::into),
+            draining: false,
         };
         if !seen.insert((endpoint.address.clone(), port)) {
             let message = format!("endpoint {} port {port} is listed twice", endpoint.address);
@@ -117,6 +103,28 @@ fn endpoints(at: At<'_>, written: &[written::Endpoint]) -> Vec<Endpoint> {
         endpoints.push(endpoint);
     }
     endpoints
+}
+
+/// Where an endpoint is, or what is wrong with the text and a hint.
+pub(crate) fn address(text: &str) -> Result<Address, (String, &'static str)> {
+    match text.parse::<IpAddr>() {
+        Ok(ip) if ip.is_unspecified() || ip.is_multicast() => {
+            Err((format!("{ip} is not the address of an endpoint"), "write the address it listens on"))
+        }
+        Ok(ip) => Ok(Address::Ip(ip)),
+        Err(_) => {
+            let name = text.to_ascii_lowercase();
+            let digits = name.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+            match syntax::subdomain(name.strip_suffix('.').unwrap_or(&name)) {
+                Ok(()) if !digits => Ok(Address::Name(name.as_str().into())),
+                result => {
+                    let reason = result.err().unwrap_or("it has only digits and dots");
+                    let message = format!("{text:?} is neither an IP address nor a name: {reason}");
+                    Err((message, "for instance 10.0.0.7 or cart.internal; the port has its own field"))
+                }
+            }
+        }
+    }
 }
 
 /// One virtual address belongs to one service.

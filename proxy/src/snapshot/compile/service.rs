@@ -63,13 +63,13 @@ impl Compiler<'_> {
                         address,
                         hostname.clone(),
                         written.zone.clone(),
-                        written.weight,
+                        written.share(),
                         circuit.clone(),
                         self.input.now,
                     )),
                 };
                 by_address.insert(address, endpoint.clone());
-                endpoints.push((endpoint, written.weight));
+                endpoints.push((endpoint, written.share()));
             }
         }
         let budget = before.map_or_else(
