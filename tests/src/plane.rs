@@ -18,7 +18,10 @@ use rustix::process::{Pid, Signal};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{cut::Network, eventually, ports, weft};
+use crate::{
+    cut::{Link, Network, Way},
+    eventually, ports, weft,
+};
 pub use client::{Line, Load};
 pub use watch::Follower;
 
@@ -137,21 +140,25 @@ impl Plane {
         found.unwrap()
     }
 
-    /// Cuts a member off from the others and from everybody else.
-    pub fn isolate(&self, index: usize, link: crate::cut::Link) {
-        self.deafen(index, link);
+    /// Connections between this member and the others, by who began them.
+    pub fn cut(&self, index: usize, from_others: Link, to_others: Link) {
         let own = &self.members[index].name;
         for other in self.members.iter().filter(|other| other.name != *own) {
-            self.network.set(Some(own), &other.name, link);
+            self.network.set(Some(&other.name), own, from_others);
+            self.network.set(Some(own), &other.name, to_others);
         }
     }
 
-    /// Nothing of what the other members send reaches this one; it reaches them.
-    pub fn deafen(&self, index: usize, link: crate::cut::Link) {
-        let own = &self.members[index].name;
-        for other in self.members.iter().filter(|other| other.name != *own) {
-            self.network.set(Some(&other.name), own, link);
-        }
+    /// The member hears nothing of the others: no requests, and no answers to its own. They hear it.
+    pub fn deafen(&self, index: usize) {
+        let (there, back) = (Way::Swallow, Way::Swallow);
+        self.cut(index, Link::Open { there, back: Way::Pass }, Link::Open { there: Way::Pass, back });
+    }
+
+    /// The others hear nothing of the member. It hears them.
+    pub fn mute(&self, index: usize) {
+        let (there, back) = (Way::Swallow, Way::Swallow);
+        self.cut(index, Link::Open { there: Way::Pass, back }, Link::Open { there, back: Way::Pass });
     }
 
     /// Waits until every member that runs has this revision.

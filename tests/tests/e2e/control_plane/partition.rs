@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use weft_tests::{
     cut::Link,
     eventually,
-    plane::{LONG, Line, client},
+    plane::{LONG, Line, Plane, client},
 };
 
 use super::{A_WHILE, Stage};
@@ -19,7 +19,7 @@ async fn cut_off(leader: bool, link: Link) {
     let leads = stage.plane.leader().await;
     let off = if leader { leads } else { (leads + 1) % 3 };
     let (member, address) = (&stage.plane.members[off], stage.plane.members[off].address);
-    stage.plane.isolate(off, link);
+    stage.plane.cut(off, link, link);
     let before = member.revision().await.unwrap();
     let others: Vec<_> = stage.plane.addresses().into_iter().filter(|other| *other != address).collect();
     stage.load.members(&others);
@@ -72,24 +72,29 @@ async fn a_follower_in_a_black_hole_refuses_and_catches_up() {
     cut_off(false, Link::SWALLOWED).await;
 }
 
-/// What others send does not reach the member, what it sends reaches them: a follower that hears no leader must not
-/// disturb one that leads, and a leader that hears nobody must not go on.
-async fn deaf(leader: bool) {
+/// One direction only, as when packets are lost one way. Either way no request between this member and another is
+/// answered, so it is as good as cut off; but heartbeats of a deaf leader still arrive, and must not keep the others from
+/// electing one that can do something.
+async fn one_way(leader: bool, cut: fn(&Plane, usize)) {
     let stage = Stage::start().await;
     let leads = stage.plane.leader().await;
     let off = if leader { leads } else { (leads + 1) % 3 };
     let member = &stage.plane.members[off];
     let others: Vec<_> = stage.plane.addresses().into_iter().filter(|other| *other != member.address).collect();
+    let term = member.ask("/v1/raft/self").await.unwrap()["term"].clone();
+    cut(&stage.plane, off);
     stage.load.members(&others);
-    let term = member.ask("/v1/raft/self").await.unwrap()["term"].as_u64().unwrap();
-    stage.plane.deafen(off, Link::SWALLOWED);
     tokio::time::sleep(A_WHILE).await;
     stage.load.goes_on(20).await;
-    if !leader {
+    if leader {
+        assert_ne!(stage.plane.leader().await, off);
+    } else {
         // Pre-vote: it asks, nobody wants it, and no term passes.
         assert_eq!(stage.plane.leader().await, leads);
         assert_eq!(member.ask("/v1/raft/self").await.unwrap()["term"], term);
     }
+    let (status, refusal) = Line::new(member.address).get("/v1/objects", PATIENT).await.expect("an answer in time");
+    assert!(status == 503 && refusal["code"].is_string(), "{status} {refusal}");
     stage.plane.network.heal();
     stage.plane.voting(3).await;
     stage.load.members(&stage.plane.addresses());
@@ -97,13 +102,23 @@ async fn deaf(leader: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_follower_that_hears_nobody_does_not_disturb() {
-    deaf(false).await;
+async fn a_deaf_follower_does_not_disturb() {
+    one_way(false, Plane::deafen).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_that_hears_no_requests_goes_on_and_nothing_is_lost() {
-    deaf(true).await;
+async fn a_mute_follower_does_not_disturb() {
+    one_way(false, Plane::mute).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deaf_leader_is_replaced() {
+    one_way(true, Plane::deafen).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mute_leader_is_replaced() {
+    one_way(true, Plane::mute).await;
 }
 
 /// Answers that are lost, in both directions, and a line that is slow: everything is slower and nothing else.
