@@ -6,7 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use porcupine_rs::{CheckResult, Model, Operation, check_operations_timeout};
+pub use porcupine_rs::CheckResult as Verdict;
+use porcupine_rs::{Model, Operation, check_operations_timeout};
 
 /// For the checker. A history that it cannot decide within this fails the test: it says nothing.
 const DECIDE: Duration = Duration::from_secs(60);
@@ -85,14 +86,14 @@ impl History {
     }
 
     /// The checker's verdict.
-    pub fn verdict(&self) -> CheckResult {
+    pub fn verdict(&self) -> Verdict {
         check_operations_timeout(&self.operations.lock().unwrap().clone(), DECIDE)
     }
 
     /// Fails the test unless the history is linearizable.
     pub fn assert_linearizable(&self) {
         let (writes, reads) = self.counts();
-        assert_eq!(self.verdict(), CheckResult::Ok, "of {writes} writes and {reads} reads");
+        assert_eq!(self.verdict(), Verdict::Ok, "of {writes} writes and {reads} reads");
         eprintln!("linearizable: {writes} writes, {reads} reads");
     }
 }

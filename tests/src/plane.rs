@@ -48,17 +48,19 @@ pub struct Plane {
     pub members: Vec<Member>,
     binary: PathBuf,
     dir: TempDir,
+    plain: bool,
 }
 
 impl Plane {
     /// Members `a`, `b`, `c` … with a vote.
     pub async fn start(count: usize) -> Self {
-        Self::start_with(weft::binary(), count).await
+        Self::start_with(weft::binary(), count, false).await
     }
 
-    pub async fn start_with(binary: &Path, count: usize) -> Self {
+    /// Members that run this binary; `plain`: without a network in between, for measurements.
+    pub async fn start_with(binary: &Path, count: usize, plain: bool) -> Self {
         let dir = TempDir::with_prefix("weft-plane-").unwrap();
-        let mut plane = Self { network: Network::default(), members: Vec::new(), binary: binary.into(), dir };
+        let mut plane = Self { network: Network::default(), members: Vec::new(), binary: binary.into(), dir, plain };
         for number in 0..count {
             let name = char::from(b'a' + u8::try_from(number).unwrap());
             plane.add(&name.to_string()).await;
@@ -75,7 +77,7 @@ impl Plane {
 
     pub async fn add_at(&mut self, name: &str, data: PathBuf) -> usize {
         let direct = SocketAddr::from((Ipv4Addr::LOCALHOST, ports::free()));
-        let address = self.network.proxy(name, direct).await;
+        let address = if self.plain { direct } else { self.network.proxy(name, direct).await };
         let log = self.dir.path().join(format!("{name}-{}.log", self.members.len()));
         let join: Vec<SocketAddr> = self.members.iter().map(|member| member.address).collect();
         let child = spawn(&self.binary, name, (direct, address), &data, &log, &join);

@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -25,6 +25,9 @@ use crate::{
 const ONE: Duration = Duration::from_secs(3);
 /// Before a member that refused is asked again.
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// How far back the latest write to a key can be among all of them to it: two at a time are acknowledged in any order.
+const LATELY: usize = 8;
 
 /// A connection to a member, made anew when it broke.
 pub struct Line {
@@ -82,13 +85,42 @@ pub struct Written {
     pub at: i64,
 }
 
+/// What the clients of a [`Load`] saw.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// What was acknowledged, in the order of the revisions.
+    pub written: Vec<Written>,
+    pub history: History,
+    /// Linearizable reads of something older than what had been acknowledged before they began.
+    pub stale: usize,
+    /// Writes that were refused for good.
+    pub failed: Vec<String>,
+}
+
+impl Outcome {
+    /// Fails the test when anybody saw what a store must not show.
+    pub fn assert_good(&self) {
+        assert!(self.failed.is_empty(), "{} writes failed: {:?}", self.failed.len(), self.failed.first());
+        assert_eq!(self.stale, 0, "stale reads");
+        self.history.assert_linearizable();
+    }
+
+    /// The last revision that was written.
+    pub fn last(&self) -> u64 {
+        self.written.last().map_or(0, |last| last.revision)
+    }
+}
+
 /// What the clients of a [`Load`] share.
 #[derive(Debug, Default)]
 struct Shared {
     members: Mutex<Vec<SocketAddr>>,
+    /// After each of a client's requests.
+    pace: Duration,
     stop: AtomicBool,
     history: History,
     written: Mutex<Vec<Written>>,
+    stale: AtomicUsize,
     failed: Mutex<Vec<String>>,
     values: AtomicU64,
 }
@@ -100,9 +132,9 @@ pub struct Load {
 }
 
 impl Load {
-    /// Clients that ask these members in turn. Several writers share a key.
-    pub fn start(members: &[SocketAddr], writers: u32, readers: u32) -> Self {
-        let shared = Arc::new(Shared::default());
+    /// Clients that ask these members in turn. Two writers share a key.
+    pub fn start(members: &[SocketAddr], writers: u32, readers: u32, pace: Duration) -> Self {
+        let shared = Arc::new(Shared { pace, ..Shared::default() });
         *shared.members.lock().unwrap() = members.to_vec();
         let keys = (writers / 2).max(1);
         let mut clients = JoinSet::new();
@@ -136,21 +168,30 @@ impl Load {
         crate::eventually("writes are acknowledged", super::LONG, async || self.written() >= goal).await;
     }
 
-    /// Lets every client finish what it is at. Returns what was acknowledged, in the order of the revisions.
-    pub async fn stop(mut self) -> (Vec<Written>, History) {
+    /// Lets every client finish what it is at.
+    pub async fn stop(mut self) -> Outcome {
         self.shared.stop.store(true, Ordering::SeqCst);
         while let Some(ended) = self.clients.join_next().await {
             ended.unwrap();
         }
-        let failed = self.shared.failed.lock().unwrap();
-        assert!(failed.is_empty(), "{} writes failed: {:?}", failed.len(), &failed[..failed.len().min(5)]);
         let mut written = self.shared.written.lock().unwrap().clone();
         written.sort_by_key(|written| written.revision);
-        (written, self.shared.history.clone())
+        Outcome {
+            written,
+            history: self.shared.history.clone(),
+            stale: self.shared.stale.load(Ordering::SeqCst),
+            failed: self.shared.failed.lock().unwrap().clone(),
+        }
     }
 }
 
 impl Shared {
+    /// The revision of the last write to `key` that is known to be done.
+    fn acknowledged(&self, key: &str) -> u64 {
+        let written = self.written.lock().unwrap();
+        written.iter().rev().filter(|one| one.key == key).take(LATELY).map(|one| one.revision).max().unwrap_or(0)
+    }
+
     fn stopped(&self) -> bool {
         self.stop.load(Ordering::SeqCst)
     }
@@ -171,6 +212,10 @@ pub fn service(key: &str, value: u64) -> String {
 /// The value that a service holds.
 pub fn value_of(service: &Value) -> Option<u64> {
     service["metadata"]["annotations"]["value"].as_str()?.parse().ok()
+}
+
+fn revision_of(service: &Value) -> u64 {
+    service["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
 /// What makes a request that is repeated the same request.
@@ -218,6 +263,7 @@ async fn write_on(shared: Arc<Shared>, id: u32, key: String) {
             }
             sleep(PAUSE).await;
         }
+        sleep(shared.pace).await;
     }
 }
 
@@ -226,17 +272,20 @@ async fn read_on(shared: Arc<Shared>, id: u32, keys: u32) {
     let mut line = Line::new(shared.pick());
     while !shared.stopped() {
         let key = format!("register-{}", fastrand::u32(..keys));
-        let call = shared.history.now();
+        let (call, least) = (shared.history.now(), shared.acknowledged(&key));
         let answer = line.get(&format!("/v1/objects/Service/default/{key}"), ONE).await;
         let seen = match answer {
-            Ok((200, body)) => Some(value_of(&body)),
-            Ok((404, _)) => Some(None),
+            Ok((200, body)) => Some((value_of(&body), revision_of(&body))),
+            Ok((404, _)) => Some((None, 0)),
             _ => None,
         };
         match seen {
-            Some(seen) => shared.history.add(id, &key, Done::Read(seen), (call, shared.history.now())),
+            Some((seen, revision)) => {
+                shared.history.add(id, &key, Done::Read(seen), (call, shared.history.now()));
+                shared.stale.fetch_add(usize::from(revision < least), Ordering::SeqCst);
+            }
             None => line = Line::new(shared.pick()),
         }
-        sleep(PAUSE).await;
+        sleep(PAUSE.max(shared.pace)).await;
     }
 }

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use porcupine_rs::CheckResult;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -10,7 +9,7 @@ use tokio::{
 };
 use weft_tests::{
     cut::{Link, Network, Way},
-    history::{Done, History},
+    history::{Done, History, Verdict},
     soon,
 };
 
@@ -117,11 +116,11 @@ fn the_checker_finds_a_planted_stale_read() {
         }
         history.add(7, "a", Done::Read(Some(199)), (30_000, 30_010));
     }
-    assert_eq!(honest.verdict(), CheckResult::Ok);
+    assert_eq!(honest.verdict(), Verdict::Ok);
     // The write of 150 had ended, and so had that of 151 begun after it, when this read began.
     stale.add(7, "a", Done::Read(Some(150)), (15_400, 15_410));
-    assert_eq!(stale.verdict(), CheckResult::Illegal);
+    assert_eq!(stale.verdict(), Verdict::Illegal);
     // Also nothing at all where something was.
     honest.add(7, "b", Done::Read(None), (500, 510));
-    assert_eq!(honest.verdict(), CheckResult::Illegal);
+    assert_eq!(honest.verdict(), Verdict::Illegal);
 }

@@ -63,12 +63,12 @@ async fn a_leader_that_hangs_is_replaced_and_serves_nothing_stale_afterwards() {
         stage.load.goes_on(10).await;
     }
     stage.load.goes_on(10).await;
-    let (written, history) = stage.load.stop().await;
-    history.assert_linearizable();
-    stage.plane.reached(written.last().unwrap().revision).await;
+    let outcome = stage.load.stop().await;
+    outcome.assert_good();
+    stage.plane.reached(outcome.last()).await;
     for follower in &stage.followers {
-        let seen = follower.reached(written.last().unwrap().revision).await;
+        let seen = follower.reached(outcome.last()).await;
         assert_eq!((seen.gaps, seen.again, &*seen.ended), (0, 0, &[][..]));
-        assert_eq!(seen.changes.len(), written.len() + 2, "the two of this test are among them");
+        assert_eq!(seen.changes.len(), outcome.written.len() + 2, "the two of this test are among them");
     }
 }
