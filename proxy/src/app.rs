@@ -20,7 +20,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     thread::JoinHandle,
@@ -41,6 +41,7 @@ use crate::{
         PortId, Snapshot,
         compile::{self, CompileError},
     },
+    source::control,
     telemetry::{Exporter, Telemetry, export::Environment},
     worker::{self, Command, Shared},
 };
@@ -116,6 +117,8 @@ pub struct State {
     pub draining: AtomicBool,
     /// Asks the owner of the process to drain.
     pub drain: channel::Sender<bool>,
+    /// How the node stands with its control plane, if it follows one.
+    pub control: OnceLock<Arc<control::Status>>,
 }
 
 impl App {
@@ -168,6 +171,7 @@ impl App {
             last_error: ArcSwap::from_pointee(None),
             draining: AtomicBool::new(false),
             drain: channel::channel(false).0,
+            control: OnceLock::new(),
         });
         Ok(Self {
             shared,
@@ -208,7 +212,8 @@ impl App {
     /// endpoints are different, nothing else is looked at: they come and go all the time.
     pub async fn apply(&mut self, config: Arc<Config>) -> Result<(), ApplyError> {
         if let Some(moved) = compile::moved(&self.config, &config) {
-            let snapshot = self.compile_with(&config, self.revision + 1, |input, previous| moved.compile(input, previous))?;
+            let snapshot =
+                self.compile_with(&config, self.revision + 1, |input, previous| moved.compile(input, previous))?;
             self.revision += 1;
             self.config = config;
             self.publish(snapshot);
@@ -256,6 +261,13 @@ impl App {
         self.shared.telemetry.configure(&self.config.telemetry);
         self.state.last_error.store(Arc::new(None));
         Ok(())
+    }
+
+    /// The configuration comes from a control plane.
+    pub fn follows(&self, control: Arc<control::Status>) {
+        if self.state.control.set(control.clone()).is_ok() {
+            self.shared.telemetry.metrics.add_source(move |samples| control.collect(samples));
+        }
     }
 
     /// Notes that a configuration was refused.

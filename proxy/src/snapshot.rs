@@ -97,7 +97,9 @@ impl Snapshot {
     /// Endpoints that are gone are to be marked as removed before: they would count among the others. Services that were
     /// taken over from `previous` as they are need nothing.
     pub fn enforce(&self, previous: &Self, now: Instant) {
-        for service in self.services.iter().filter(|(id, service)| !previous.has(id, service)).map(|(_, service)| service) {
+        for service in
+            self.services.iter().filter(|(id, service)| !previous.has(id, service)).map(|(_, service)| service)
+        {
             service.budget.configure(&service.common.retry_budget(), now);
             if let (Some(policy), Some(gradient)) = (&service.common.concurrency, &service.concurrency) {
                 gradient.configure(policy);
@@ -429,6 +431,19 @@ impl Service {
     /// The endpoints, in the order of the configuration.
     pub fn endpoints(&self) -> &[Arc<Endpoint>] {
         self.endpoints.endpoints()
+    }
+
+    /// Whether it finishes what it has and gets nothing new.
+    pub fn drains(&self, endpoint: &Endpoint) -> bool {
+        // Only one of weight 0 can.
+        endpoint.weight() == 0
+            && self.written.endpoints.iter().filter(|written| written.draining).any(|written| {
+                let same = match &written.address {
+                    config::Address::Ip(ip) => endpoint.address.ip() == *ip,
+                    config::Address::Name(name) => endpoint.hostname.as_ref() == Some(name),
+                };
+                same && written.port == endpoint.address.port()
+            })
     }
 
     /// TLS to the endpoints.

@@ -24,6 +24,7 @@ mod query;
 mod raft;
 mod routes;
 mod schema;
+mod source;
 mod up;
 mod validate;
 

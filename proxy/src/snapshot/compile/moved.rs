@@ -189,6 +189,7 @@ fn leads_to(kind: &PortKind, unknown: Option<&TcpTarget>, swaps: &Swaps) -> bool
         PortKind::Tcp(target) => target.as_ref(),
         PortKind::Http { .. } => unknown,
     };
-    let mut upstreams = target.into_iter().flat_map(|target| target.backends.iter()).filter_map(|one| one.upstream.as_ref());
+    let mut upstreams =
+        target.into_iter().flat_map(|target| target.backends.iter()).filter_map(|one| one.upstream.as_ref());
     upstreams.any(|upstream| swaps.contains_key(&Arc::as_ptr(upstream)))
 }

@@ -34,7 +34,8 @@ impl Compiler<'_> {
                 _ => self.access.get(&service.key).cloned(),
             },
         };
-        let same = before.filter(|before| !by_name(service) && before.written == *service && terms.are_those_of(before));
+        let same =
+            before.filter(|before| !by_name(service) && before.written == *service && terms.are_those_of(before));
         let state = same.map_or_else(|| Arc::new(self.state(service, port, before, terms)), Arc::clone);
         self.services.insert(id, state);
     }
@@ -165,15 +166,7 @@ impl Compiler<'_> {
         });
         let hedged = before.and_then(|before| before.hedge.as_ref());
         let hedge = policy.hedge.as_ref().map(|hedge| Hedge::new(hedge, hedged, self.input.now));
-        Upstream {
-            protocol: service.protocol,
-            tls: service.tls.clone(),
-            policy,
-            balancer,
-            hedge,
-            fault,
-            service,
-        }
+        Upstream { protocol: service.protocol, tls: service.tls.clone(), policy, balancer, hedge, fault, service }
     }
 }
 
