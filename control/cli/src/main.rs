@@ -25,6 +25,7 @@ mod raft;
 mod register;
 mod routes;
 mod schema;
+mod source;
 mod up;
 mod validate;
 
