@@ -25,7 +25,7 @@ pub(crate) struct Mesh {
     /// By service, then by where they are stored.
     registered: HashMap<Key, BTreeMap<ObjectKey, Endpoint>>,
     /// The services as they are written, and where they are in `config`.
-    written: HashMap<Key, (usize, Service)>,
+    written: HashMap<Key, (usize, Arc<Service>)>,
     /// Its services have their registered endpoints.
     config: Config,
     resources: BTreeMap<(Kind, String), Resource>,
@@ -105,7 +105,7 @@ impl Mesh {
         self.written = services.map(|(at, service)| (service.key.clone(), (at, service.clone()))).collect();
         for key in self.registered.keys() {
             if let Some((at, written)) = self.written.get(key) {
-                self.config.services[*at] = registry::merged(written, self.registered[key].values());
+                self.config.services[*at] = registry::merged(written, self.registered[key].values()).into();
             }
         }
         true
@@ -137,7 +137,7 @@ impl Mesh {
         for key in services {
             let Some((at, written)) = self.written.get(&key) else { continue };
             let registered = self.registered.get(&key).into_iter().flat_map(BTreeMap::values);
-            let after = registry::merged(written, registered);
+            let after = registry::merged(written, registered).into();
             let before = std::mem::replace(&mut self.config.services[*at], after);
             let after = &self.config.services[*at];
             if resolved_by_clients(&before) || resolved_by_clients(after) {

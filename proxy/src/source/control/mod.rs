@@ -62,8 +62,8 @@ pub struct Options {
     pub node: String,
     /// Zone of this node.
     pub zone: Option<String>,
-    /// Where what was accepted is kept.
-    pub cache: PathBuf,
+    /// Where what was accepted is kept; nowhere, if the control plane cannot be away.
+    pub cache: Option<PathBuf>,
 }
 
 /// What should be in force next.
@@ -120,25 +120,9 @@ impl ControlSource {
         let mut rng = Rng::new();
         let mut state = State::default();
         let status = Status::new();
-        let shown = dir.display().to_string();
-        let opened = tokio::task::spawn_blocking(move || Cache::open(&dir)).await;
-        let cache = match opened.map_err(std::io::Error::other).and_then(|opened| opened) {
-            Ok((cache, saved)) => {
-                if !saved.is_empty() {
-                    tracing::info!(cache = shown, resources = saved.len(), "beginning with what was accepted last");
-                }
-                let versions = saved.iter().filter_map(|saved| saved.resource.as_ref()?.0.parse().ok());
-                status.leads_to(versions.max().unwrap_or(0));
-                state.restore(saved);
-                Some(cache)
-            }
-            Err(error) => {
-                tracing::warn!(
-                    cache = shown, %error,
-                    "the configuration is not cached: this node cannot start without a control plane (see --cache)"
-                );
-                None
-            }
+        let cache = match dir {
+            Some(dir) => cached(dir, &mut state, &status).await,
+            None => None,
         };
         Self {
             node,
@@ -337,6 +321,30 @@ impl ControlSource {
                 Ok(result)
             }
             Err(error) => Err(Ended::Defect(error.to_string())),
+        }
+    }
+}
+
+/// Begins with what is in the cache.
+async fn cached(dir: PathBuf, state: &mut State, status: &Status) -> Option<Cache> {
+    let shown = dir.display().to_string();
+    let opened = tokio::task::spawn_blocking(move || Cache::open(&dir)).await;
+    match opened.map_err(std::io::Error::other).and_then(|opened| opened) {
+        Ok((cache, saved)) => {
+            if !saved.is_empty() {
+                tracing::info!(cache = shown, resources = saved.len(), "beginning with what was accepted last");
+            }
+            let versions = saved.iter().filter_map(|saved| saved.resource.as_ref()?.0.parse().ok());
+            status.leads_to(versions.max().unwrap_or(0));
+            state.restore(saved);
+            Some(cache)
+        }
+        Err(error) => {
+            tracing::warn!(
+                cache = shown, %error,
+                "the configuration is not cached: this node cannot start without a control plane (see --cache)"
+            );
+            None
         }
     }
 }
