@@ -8,6 +8,7 @@ mod control;
 mod demo;
 mod drain;
 mod ebpf;
+mod embedded;
 mod endpoints;
 mod exit;
 mod explain;
@@ -25,6 +26,7 @@ mod raft;
 mod register;
 mod routes;
 mod schema;
+mod source;
 mod up;
 mod validate;
 

@@ -27,7 +27,7 @@ pub mod written;
 
 pub use condition::{Condition, Facts};
 pub use config::Config;
-pub use load::{Checked, Document, Options, documents, load_paths, load_str, load_texts, read_texts};
+pub use load::{Checked, Document, Options, documents, load_objects, load_paths, load_str, load_texts, read_texts};
 pub use problem::{Diagnostic, Problems};
 pub use registry::Registered;
 pub use schema::json_schema;

@@ -14,8 +14,10 @@
 mod api;
 pub mod client;
 pub mod config;
+mod envoy;
 pub mod member;
 mod pool;
+pub mod push;
 pub mod registry;
 mod server;
 

@@ -14,6 +14,7 @@
 //! | `POST /v1/agents/AGENT/keep-alive` | `{"generation": …}` |
 //! | `GET /v1/history/KIND/NAMESPACE/NAME` | who changed an object when |
 //! | `GET /v1/revision` | the current revision; with `revision=`, once it is reached |
+//! | `GET /v1/nodes`, `/v1/nodes/self` | nodes of all members, or of this one: what each has in force |
 //! | `GET /v1/raft`, `POST /v1/raft/…` | members |
 
 mod agents;
@@ -21,12 +22,15 @@ mod apply;
 mod cluster;
 mod leader;
 mod metrics;
+mod nodes;
 mod objects;
 mod query;
 mod registry;
 mod reply;
 mod watch;
 mod write;
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
@@ -36,7 +40,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch::Receiver;
 use weft_store::{Role, Store};
 
-use crate::pool::Pool;
+use crate::{pool::Pool, push::Push};
 use query::Query;
 use reply::{Body, Refusal, bytes, text};
 
@@ -56,6 +60,7 @@ pub(crate) struct Context {
     pub changing: tokio::sync::Mutex<()>,
     /// True once the server stops: streams end.
     pub stopping: Receiver<bool>,
+    pub push: Arc<Push>,
 }
 
 /// A request, all of it.
@@ -135,6 +140,8 @@ async fn route(context: &Context, request: Request<Incoming>) -> Answered {
         ("DELETE", ["v1", "agents", agent]) => agents::revoke(context, agent, &query, &asked).await,
         ("POST", ["v1", "agents", agent, "keep-alive"]) => agents::keep_alive(context, agent, &asked),
         ("GET", ["v1", "watch"]) => watch::watch(context, &query).await,
+        ("GET", ["v1", "nodes"]) => nodes::all(context).await,
+        ("GET", ["v1", "nodes", "self"]) => nodes::own(context),
         ("GET", ["v1", "raft"]) => Ok(cluster::status(context).await),
         ("GET", ["v1", "raft", "self"]) => Ok(cluster::own(context)),
         ("POST", ["v1", "raft", "members"]) => cluster::join(context, &asked).await,
