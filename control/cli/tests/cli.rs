@@ -7,6 +7,8 @@ mod ebpf;
 mod node;
 #[path = "cli/plane.rs"]
 mod plane;
+#[path = "cli/up.rs"]
+mod up;
 
 use std::{
     net::TcpListener,
