@@ -103,7 +103,7 @@ impl Sotw {
         let mut kept = Vec::new();
         let mut changed = self.owes || !self.due.is_empty();
         for (place, entry) in log.after(from).filter(|(_, entry)| self.wants(entry)) {
-            let gone = entry.gone && place > self.removals && entry.since <= self.removals;
+            let gone = entry.gone && place > self.removals && entry.since <= self.cursor;
             if gone && hold {
                 kept.push(entry);
             }

@@ -15,9 +15,6 @@ use super::{
     log::{Entry, Log},
 };
 
-/// How large a response may become that need not be whole.
-const RESPONSE_MAX: usize = 2 << 20;
-
 /// A response, still without its envelope.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Batch {
@@ -66,8 +63,8 @@ impl Subscription {
         let error = request.error_detail.as_ref();
         let version_of = |name: &str| log.get(name).map(|entry| entry.version.clone());
         let answer = self.exchange.answer(&request.response_nonce, error, true, now, version_of);
-        if !self.begun {
-            self.begun = true;
+        let first = !std::mem::replace(&mut self.begun, true);
+        if first {
             self.owes = true;
             self.wildcard = request.resource_names_subscribe.is_empty();
             self.initial = Some(request.initial_resource_versions);
@@ -77,12 +74,18 @@ impl Subscription {
             self.unsubscribe(&name);
         }
         for name in request.resource_names_subscribe {
-            self.subscribe(name, log);
+            self.subscribe(name, first, log);
+        }
+        if !self.wildcard
+            && let Some(initial) = &mut self.initial
+        {
+            // What it has and does not ask for, it will have forgotten when it asks for it.
+            initial.retain(|name, _| self.named.contains(name.as_str()));
         }
         answer
     }
 
-    fn subscribe(&mut self, name: String, log: &Log) {
+    fn subscribe(&mut self, name: String, first: bool, log: &Log) {
         if name == "*" {
             if !std::mem::replace(&mut self.wildcard, true) {
                 self.cursor = 0;
@@ -93,7 +96,10 @@ impl Subscription {
             return;
         }
         let name = log.get(&name).map_or_else(|| name.into(), |entry| entry.name.clone());
-        self.due.insert(name.clone());
+        // What the client has when it comes is compared; what it asks for later it has forgotten.
+        if !first || !self.initial.as_ref().is_some_and(|initial| initial.contains_key(&*name)) {
+            self.due.insert(name.clone());
+        }
         self.named.insert(name);
     }
 
@@ -172,13 +178,13 @@ impl Subscription {
         if initial.is_empty() {
             return;
         }
-        self.due.retain(|name| !log.get(name).is_some_and(same));
-        let lacking = log.present().filter(|entry| self.wildcard && entry.listed && !same(entry));
+        let lacking = log.present().filter(|entry| self.wants(entry) && !same(entry));
         let gone = initial.keys().filter(|name| {
             (self.wildcard || self.named.contains(name.as_str()))
                 && log.get(name).is_none_or(|entry| !entry.listed && !self.named.contains(name.as_str()))
         });
-        let due = lacking.map(|entry| entry.name.clone()).chain(gone.map(|name| name.as_str().into()));
+        let lacking = lacking.map(|entry| entry.name.clone());
+        let due: Vec<Arc<str>> = lacking.chain(gone.map(|name| name.as_str().into())).collect();
         self.due.extend(due);
         self.cursor = log.head();
         self.removals = log.head();
@@ -193,12 +199,12 @@ impl Subscription {
         let (from, removals, mut size) = (self.cursor, self.removals, 0);
         for (place, entry) in log.after(from.min(removals)) {
             let due = self.due.contains(&entry.name) || !self.wants(entry);
-            if !due && entry.gone && !hold && place > removals && entry.since <= removals {
+            if !due && entry.gone && !hold && place > removals && entry.since <= from {
                 batch.removed.push(entry.name.clone());
             } else if !due && !entry.gone && place > from {
                 let resource = entry.resource();
                 size += resource.len();
-                if size > RESPONSE_MAX && !log.spec().whole && !batch.resources.is_empty() {
+                if size > log.spec().response_max && !batch.resources.is_empty() {
                     batch.revision = entry.revision.saturating_sub(1);
                     return false;
                 }
@@ -221,7 +227,7 @@ impl Subscription {
                 Some(entry) => {
                     let resource = entry.resource();
                     size += resource.len();
-                    if size > RESPONSE_MAX && !log.spec().whole && !batch.resources.is_empty() {
+                    if size > log.spec().response_max && !batch.resources.is_empty() {
                         left.insert(name);
                     } else {
                         batch.add(entry, resource);
@@ -245,3 +251,6 @@ impl Batch {
         self.with.extend(entry.with.clone());
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,22 @@
 //! What the tests of the deciders share.
 
-use super::log::{Change, Resource, TypeSpec};
+use std::time::Instant;
+
+use super::{
+    exchange::Now,
+    log::{Change, Resource, TypeSpec},
+};
 
 /// A type of nothing in particular.
-pub(super) const SPEC: TypeSpec =
-    TypeSpec { url: "t", whole: false, revisions: true, full: false, after: &[], removed_after: &[], with: None };
+pub(super) const SPEC: TypeSpec = TypeSpec {
+    url: "t",
+    response_max: 1 << 20,
+    revisions: true,
+    full: false,
+    after: &[],
+    removed_after: &[],
+    with: None,
+};
 
 /// `name` in a version.
 pub(super) fn resource(name: &str, version: u64) -> Resource {
@@ -18,4 +30,16 @@ pub(super) fn put(name: &str, version: u64) -> Change {
 
 pub(super) fn remove(name: &str) -> Change {
     Change::Remove(name.into())
+}
+
+pub(super) fn now() -> Now {
+    Now { instant: Instant::now(), unix_ms: 1 }
+}
+
+/// What is in these encoded bytes of a [`resource`], for delta or the state of the world: `NAME=VERSION`.
+pub(super) fn text(encoded: &[u8]) -> String {
+    use weft_wire::{discovery, prost::Message};
+    let resource = discovery::Resource::decode(encoded).ok().and_then(|resource| resource.resource);
+    let any = resource.or_else(|| discovery::Any::decode(encoded).ok()).unwrap_or_default();
+    String::from_utf8_lossy(&any.value).into_owned()
 }
