@@ -111,7 +111,7 @@ impl Sotw {
         }
         let before = self.cursor;
         self.cursor = log.head();
-        if !hold {
+        if kept.is_empty() {
             self.removals = log.head();
         }
         if !changed {
@@ -149,3 +149,6 @@ impl Sotw {
         (!batch.resources.is_empty()).then_some(batch)
     }
 }
+
+#[cfg(test)]
+mod tests;

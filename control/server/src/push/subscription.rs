@@ -54,6 +54,8 @@ pub(super) struct Subscription {
     removals: u64,
     /// To be sent whatever the cursor says.
     due: BTreeSet<Arc<str>>,
+    /// What the client had when it came, and is not there any more.
+    gone: BTreeSet<Arc<str>>,
     pub(super) exchange: Exchange,
 }
 
@@ -136,13 +138,13 @@ impl Subscription {
 
     /// May there be something to send, apart from what is gone?
     pub(super) fn has_changes(&self, log: &Log) -> bool {
-        self.begun && (self.owes || self.cursor < log.head() || self.due.iter().any(|name| log.get(name).is_some()))
+        self.begun && (self.owes || self.cursor < log.head() || !self.due.is_empty())
     }
 
     /// Has everything been sent and answered?
     pub(super) fn is_settled(&self, log: &Log) -> bool {
-        let behind = self.owes || self.cursor < log.head() || self.removals < log.head() || !self.due.is_empty();
-        log.ready() && !behind && !self.exchange.waiting()
+        let held = self.removals < log.head() || !self.gone.is_empty();
+        log.ready() && !self.has_changes(log) && !held && !self.exchange.waiting()
     }
 
     /// The next response, if there is one. `hold`: what is gone is told later.
@@ -159,7 +161,11 @@ impl Subscription {
         }
         let mut batch = Batch::default();
         let complete = self.changes(log, hold, &mut batch);
-        let complete = complete && self.due(log, hold, &mut batch);
+        let complete = complete && self.due(log, &mut batch);
+        if complete && !hold {
+            let gone = std::mem::take(&mut self.gone).into_iter();
+            batch.removed.extend(gone.filter(|name| !log.get(name).is_some_and(|entry| self.wants(entry))));
+        }
         batch.revision = if complete { log.revision() } else { batch.revision.max(self.exchange.sent_revision()) };
         let empty = batch.resources.is_empty() && batch.removed.is_empty();
         if empty && !self.owes {
@@ -184,8 +190,10 @@ impl Subscription {
                 && log.get(name).is_none_or(|entry| !entry.listed && !self.named.contains(name.as_str()))
         });
         let lacking = lacking.map(|entry| entry.name.clone());
-        let due: Vec<Arc<str>> = lacking.chain(gone.map(|name| name.as_str().into())).collect();
-        self.due.extend(due);
+        let (lacking, gone): (Vec<Arc<str>>, Vec<Arc<str>>) =
+            (lacking.collect(), gone.map(|name| name.as_str().into()).collect());
+        self.due.extend(lacking);
+        self.gone.extend(gone);
         self.cursor = log.head();
         self.removals = log.head();
     }
@@ -196,12 +204,15 @@ impl Subscription {
 
     /// What has changed since the last response. Returns whether that was all.
     fn changes(&mut self, log: &Log, hold: bool, batch: &mut Batch) -> bool {
-        let (from, removals, mut size) = (self.cursor, self.removals, 0);
+        let (from, removals, mut size, mut kept) = (self.cursor, self.removals, 0, false);
         for (place, entry) in log.after(from.min(removals)) {
-            let due = self.due.contains(&entry.name) || !self.wants(entry);
-            if !due && entry.gone && !hold && place > removals && entry.since <= from {
-                batch.removed.push(entry.name.clone());
-            } else if !due && !entry.gone && place > from {
+            let wanted = self.wants(entry) && !self.due.contains(&entry.name);
+            if wanted && entry.gone && place > removals && entry.since <= from {
+                kept |= hold;
+                if !hold {
+                    batch.removed.push(entry.name.clone());
+                }
+            } else if wanted && !entry.gone && place > from {
                 let resource = entry.resource();
                 size += resource.len();
                 if size > log.spec().response_max && !batch.resources.is_empty() {
@@ -211,7 +222,7 @@ impl Subscription {
                 batch.add(entry, resource);
             }
             self.cursor = self.cursor.max(place);
-            if !hold {
+            if !kept {
                 self.removals = place;
             }
         }
@@ -219,28 +230,25 @@ impl Subscription {
     }
 
     /// What is due. Returns whether that was all.
-    fn due(&mut self, log: &Log, hold: bool, batch: &mut Batch) -> bool {
+    fn due(&mut self, log: &Log, batch: &mut Batch) -> bool {
         let mut size: usize = batch.resources.iter().map(Bytes::len).sum();
         let mut left = BTreeSet::new();
         for name in std::mem::take(&mut self.due) {
-            match log.get(&name).filter(|entry| self.wants(entry)) {
-                Some(entry) => {
-                    let resource = entry.resource();
-                    size += resource.len();
-                    if size > log.spec().response_max && !batch.resources.is_empty() {
-                        left.insert(name);
-                    } else {
-                        batch.add(entry, resource);
-                    }
-                }
-                None if hold => {
-                    left.insert(name);
-                }
-                None => batch.removed.push(name),
+            self.gone.remove(&name);
+            let Some(entry) = log.get(&name).filter(|entry| self.wants(entry)) else {
+                batch.removed.push(name);
+                continue;
+            };
+            let resource = entry.resource();
+            size += resource.len();
+            if size > log.spec().response_max && !batch.resources.is_empty() {
+                left.insert(name);
+            } else {
+                batch.add(entry, resource);
             }
         }
         self.due = left;
-        self.due.iter().all(|name| log.get(name).is_none())
+        self.due.is_empty()
     }
 }
 

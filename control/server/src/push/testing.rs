@@ -39,7 +39,10 @@ pub(super) fn now() -> Now {
 /// What is in these encoded bytes of a [`resource`], for delta or the state of the world: `NAME=VERSION`.
 pub(super) fn text(encoded: &[u8]) -> String {
     use weft_wire::{discovery, prost::Message};
-    let resource = discovery::Resource::decode(encoded).ok().and_then(|resource| resource.resource);
-    let any = resource.or_else(|| discovery::Any::decode(encoded).ok()).unwrap_or_default();
+    let any = match discovery::Resource::decode(encoded) {
+        Ok(resource) if !resource.name.is_empty() => resource.resource,
+        _ => discovery::Any::decode(encoded).ok(),
+    };
+    let any = any.unwrap_or_default();
     String::from_utf8_lossy(&any.value).into_owned()
 }

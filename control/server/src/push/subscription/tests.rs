@@ -302,6 +302,18 @@ fn what_goes_may_be_told_later_than_what_comes() {
 }
 
 #[test]
+fn what_went_while_the_client_was_away_may_be_told_later_too() {
+    let mut pair = two();
+    pair.arrive(&["*", "never"], &[("a", "1"), ("gone", "1")]);
+    let held = pair.next(true).unwrap();
+    assert_eq!((held.resources.len(), held.removed), (1, vec!["never".into()]), "what was never there is said at once");
+    pair.ack();
+    assert!(!pair.stream.has_changes(&pair.log) && !pair.stream.is_settled(&pair.log));
+    assert_eq!(pair.taken(), some(&["-gone"]));
+    assert!(pair.stream.is_settled(&pair.log));
+}
+
+#[test]
 fn a_client_that_is_ahead_waits() {
     let mut pair = two();
     pair.arrive(&[], &[("a", "3"), ("b", "1")]);
