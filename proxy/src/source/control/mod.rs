@@ -45,7 +45,7 @@ use self::{
 use super::Reloader;
 
 /// Between two attempts at what this host could not have.
-const RETRY: Duration = Duration::from_secs(10);
+const RETRY: Duration = if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(10) };
 /// How long a node that has nothing waits for endpoints once it has documents: services without them answer 503.
 const TOGETHER: Duration = Duration::from_millis(300);
 /// So many rejections are told one by one.
