@@ -16,6 +16,7 @@ pub mod client;
 pub mod config;
 pub mod member;
 mod pool;
+pub mod push;
 pub mod registry;
 mod server;
 
