@@ -48,6 +48,8 @@ use super::Reloader;
 const RETRY: Duration = if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(10) };
 /// How long a node that has nothing waits for endpoints once it has documents: services without them answer 503.
 const TOGETHER: Duration = Duration::from_millis(300);
+/// What a member says in whose past this node has been: perhaps it is another control plane.
+const REBUILT: &str = "rebuilt on purpose";
 /// So many rejections are told one by one.
 const TOLD: usize = 10;
 /// So many endpoints are looked at at once.
@@ -82,6 +84,7 @@ pub struct ControlSource {
     addresses: Addresses,
     state: State,
     cache: Option<Cache>,
+    cache_dir: PathBuf,
     status: Arc<Status>,
     force: Arc<Notify>,
     /// When what this host could not have is tried again.
@@ -121,6 +124,7 @@ impl ControlSource {
         let mut state = State::default();
         let status = Status::new();
         let shown = dir.display().to_string();
+        let cache_dir = dir.clone();
         let opened = tokio::task::spawn_blocking(move || Cache::open(&dir)).await;
         let cache = match opened.map_err(std::io::Error::other).and_then(|opened| opened) {
             Ok((cache, saved)) => {
@@ -145,6 +149,7 @@ impl ControlSource {
             addresses: Addresses::new(addresses, &mut rng),
             state,
             cache,
+            cache_dir,
             status,
             force: Arc::default(),
             retry_at: Instant::now(),
@@ -196,7 +201,10 @@ impl ControlSource {
 
     /// Says why there is no connection: once for each member, until one is there again.
     fn lost(&mut self, address: &str, ended: &Ended) {
-        let problem = ended.explained(address);
+        let mut problem = ended.explained(address);
+        if matches!(ended, Ended::Refused(_, reason) if reason.contains(REBUILT)) {
+            problem.push_str(&format!(": stop this node, remove {}, and start it again", self.cache_dir.display()));
+        }
         self.status.lost(&problem);
         if self.said.insert(address.to_owned(), problem.clone()).as_ref() == Some(&problem) {
             tracing::debug!(problem, "no control plane");

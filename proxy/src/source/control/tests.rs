@@ -131,14 +131,6 @@ impl Session {
         self.nonce.to_string()
     }
 
-    /// Everything that there is at first. Both are acknowledged.
-    async fn begin(&mut self, objects: &[Resource], endpoints: &[Resource]) {
-        self.send(OBJECT, 10, objects, &[]);
-        self.send(ENDPOINT, 10, endpoints, &[]);
-        assert_eq!(self.answer().await, ("1".into(), vec![]));
-        assert_eq!(self.answer().await, ("2".into(), vec![]));
-    }
-
     /// The nonce of the next answer, and what is rejected.
     async fn answer(&mut self) -> (String, Vec<String>) {
         let request = self.request().await;

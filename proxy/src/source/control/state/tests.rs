@@ -315,7 +315,7 @@ fn nonsense_is_rejected_by_name_and_hurts_nobody() {
         named("Service/default/web", Some(Any::of(OBJECT, &object("Service", "web", b"null")))),
     ];
     let count = nonsense.len();
-    objects(&mut state, &[&nonsense[..], &[service("cart", 3, &[80])]].concat(), &["", "/", "Service/default/x"]);
+    objects(&mut state, &[&nonsense[..], &[service("cart", 3, &[80])]].concat(), &["/", "Service/default/x"]);
     assert_eq!(rejected(&state, Kind::Object).len(), count, "{:?}", rejected(&state, Kind::Object));
     assert!(rejected(&state, Kind::Object).iter().all(|(_, reason)| !reason.is_empty()));
     assert_eq!(in_force(&state).services.len(), 2);
@@ -328,7 +328,7 @@ fn nonsense_is_rejected_by_name_and_hurts_nobody() {
         named("default/web/10.0.0.9:80", None),
         named("", Some(Any::of(ENDPOINT, &resource::Endpoint::default()))),
     ];
-    endpoints(&mut state, &[&nonsense[..], &[endpoint]].concat(), &["", "/", "a/b", "default/web/1.2.3.4:1"]);
+    endpoints(&mut state, &[&nonsense[..], &[endpoint]].concat(), &["/", "a/b", "default/web/1.2.3.4:1"]);
     assert_eq!(rejected(&state, Kind::Endpoint).len(), 4);
     assert_eq!(shares(&state, "web").len(), 2);
 }
@@ -336,7 +336,7 @@ fn nonsense_is_rejected_by_name_and_hurts_nobody() {
 #[test]
 fn relative_paths_in_documents_start_in_the_working_directory() {
     let mut state = State::default();
-    let files = json!({"certificateFile": "tls/cert.pem", "keyFile": "tls/key.pem"});
+    let files = json!({"certFile": "tls/cert.pem", "keyFile": "tls/key.pem"});
     objects(&mut state, &[document("Certificate", "site", 1, files)], &[]);
     assert_eq!(rejected(&state, Kind::Object), []);
     let chain = in_force(&state).certificates[0].chain.clone().unwrap();
