@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use crate::{
     exit::{Done, Exit, Failure, print_line},
-    plane::{PlaneArgs, WITHIN, block_on, done, segment},
+    plane::{PlaneArgs, WITHIN, block_on, done, filter, segment},
     proxy,
-    query::{Cell, Look, Output, Table, each, show, text},
+    query::{Cell, Look, Output, Table, Tone, about, each, show, text},
 };
 
 /// Which objects.
@@ -21,6 +21,9 @@ pub struct Args {
     /// The namespace [default: all for a list, `default` with a name].
     #[arg(short, long)]
     namespace: Option<String>,
+    /// Of endpoints: only those of this Service.
+    #[arg(long, conflicts_with = "name")]
+    service: Option<String>,
     /// How it looks.
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
@@ -65,13 +68,15 @@ pub struct WaitArgs {
 pub fn run(args: &Args) -> Done {
     let query = if args.stale { "consistency=serializable" } else { "consistency=linearizable" };
     let kind = segment(&args.kind);
-    let target = match (&args.name, &args.namespace) {
-        (Some(name), namespace) => {
-            let namespace = segment(namespace.as_deref().unwrap_or("default"));
+    let target = match &args.name {
+        Some(name) => {
+            let namespace = segment(args.namespace.as_deref().unwrap_or("default"));
             format!("/v1/objects/{kind}/{namespace}/{}?{query}", segment(name))
         }
-        (None, Some(namespace)) => format!("/v1/objects/{kind}?namespace={}&{query}", segment(namespace)),
-        (None, None) => format!("/v1/objects/{kind}?{query}"),
+        None => {
+            let filter = filter(&[("namespace", &args.namespace), ("service", &args.service)]);
+            format!("/v1/objects/{kind}?{query}{filter}")
+        }
     };
     let found = block_on(async { done(args.plane.client(WITHIN).get(&target).await) })?;
     let look = Look::of_stdout(args.output == Output::Wide);
@@ -80,13 +85,41 @@ pub fn run(args: &Args) -> Done {
 }
 
 fn table(found: &Value, look: Look) -> String {
-    let mut table = Table::new(["NAMESPACE", "NAME", "REVISION", "GENERATION"]);
     let one = std::slice::from_ref(found);
-    for object in found["items"].as_array().map_or(one, Vec::as_slice) {
+    let objects = found["items"].as_array().map_or(one, Vec::as_slice);
+    if objects.iter().any(|object| object["kind"] == "Endpoint") {
+        return registered(objects, look);
+    }
+    let mut table = Table::new(["NAMESPACE", "NAME", "REVISION", "GENERATION"]);
+    for object in objects {
         let metadata = &object["metadata"];
         let cells =
             ["namespace", "name", "resourceVersion", "generation"].map(|name| Cell::from(text(&metadata[name])));
         table.row(cells);
+    }
+    table.render(look)
+}
+
+/// Registered endpoints.
+fn registered(objects: &[Value], look: Look) -> String {
+    let mut table = Table::new(["SERVICE", "ADDRESS", "WEIGHT", "ZONE", "STATE", "AGENT", "TTL LEFT", "REVISION"]);
+    for object in objects {
+        let (metadata, spec, status) = (&object["metadata"], &object["spec"], &object["status"]);
+        let part = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let (namespace, name, service) =
+            (part(&metadata["namespace"]), part(&metadata["name"]), part(&spec["service"]));
+        let address = name.strip_prefix(&format!("{service}/")).unwrap_or(&name).to_owned();
+        let state = if spec["draining"] == true { (Tone::Warn, "draining") } else { (Tone::Good, "ready") };
+        table.row([
+            Cell::from(if namespace == "default" { service } else { format!("{namespace}/{service}") }),
+            address.into(),
+            text(&spec["weight"]).into(),
+            text(&spec["zone"]).into(),
+            Cell::toned(state.0, state.1),
+            text(&status["agent"]).into(),
+            about(&status["expiresInMs"]).into(),
+            text(&metadata["resourceVersion"]).into(),
+        ]);
     }
     table.render(look)
 }

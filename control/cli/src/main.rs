@@ -22,6 +22,7 @@ mod plane;
 mod proxy;
 mod query;
 mod raft;
+mod register;
 mod routes;
 mod schema;
 mod source;
@@ -73,6 +74,10 @@ enum Verb {
     History(get::HistoryArgs),
     /// Changes as they are made.
     Watch(follow::Args),
+    /// Register endpoints with a Service: until they are deregistered, for a time, or for as long as this runs.
+    Register(register::Args),
+    /// Deregister endpoints, perhaps after they drained.
+    Deregister(register::DeregisterArgs),
     /// Wait until a member of the control plane has reached a revision.
     Wait(get::WaitArgs),
     /// The members of the control plane.
@@ -119,6 +124,8 @@ fn main() -> std::process::ExitCode {
         Verb::Get(args) => get::run(&args),
         Verb::History(args) => get::history(&args),
         Verb::Watch(args) => follow::run(&args),
+        Verb::Register(args) => register::run(&args),
+        Verb::Deregister(args) => register::deregister(&args),
         Verb::Wait(args) => get::wait(&args),
         Verb::Raft(raft) => raft::run(&raft),
         Verb::Validate(args) => validate::run(&args),

@@ -123,6 +123,11 @@ impl Leases {
         Ok(alive.ttl)
     }
 
+    /// How long a lease lives without another keep-alive.
+    pub fn left(&self, now: Instant, id: &LeaseId) -> Option<Duration> {
+        Some(self.alive.get(id)?.until.saturating_duration_since(now))
+    }
+
     /// What has to end now, if anything has and it is not held back.
     pub fn due(&mut self, now: Instant) -> Option<Due> {
         let term = self.term?;
@@ -193,6 +198,8 @@ mod tests {
         assert_eq!(kept.keep_alive(start + TTL / 2, &id(0), 0), Ok(TTL));
         assert_eq!(kept.due(start + TTL - Duration::from_millis(1)), None);
         assert_eq!(kept.due(start + TTL), Some(Due { term: 1, leases: vec![(id(1), 1)] }));
+        assert_eq!(kept.left(start + TTL, &id(0)), Some(TTL / 2));
+        assert_eq!((kept.left(start + 2 * TTL, &id(1)), kept.left(start, &id(2))), (Some(Duration::ZERO), None));
         assert_eq!(kept.keep_alive(start, &id(0), 7), Err(Lost::Superseded));
         assert_eq!(kept.keep_alive(start, &id(9), 0), Err(Lost::Gone));
     }

@@ -11,21 +11,16 @@ use weft_model::{Checked, Problems, documents};
 use weft_store::{
     Consistency,
     machine::Machine,
-    types::{
-        ClientId, Command, Object, ObjectKey, Op, Outcome, Put, Rejection, RequestId, Require, Revision, That, Write,
-    },
+    types::{Object, ObjectKey, Op, Outcome, Put, Rejection, Require, Revision, That, Write},
 };
 
 use super::{
     Answered, Asked, Context,
     query::{self, Query},
     reply::{Refusal, json as reply},
+    write::{Asking, TRIES},
 };
 use crate::config;
-
-/// How often a change is tried against a configuration that changes: members that led before may still write. Each try has a sequence number of
-/// its own, so that a request that is repeated goes through the same tries and finds the one that was done.
-const TRIES: u64 = 8;
 
 /// The type of a body that holds several files: `{"files": [{"name": "…", "text": "…"}]}`.
 const FILES: &str = "application/vnd.weft.files+json";
@@ -83,8 +78,7 @@ pub(super) async fn delete(context: &Context, query: &Query, asked: &Asked) -> A
 
 async fn change(context: &Context, query: &Query, asked: &Asked, wanted: Wanted) -> Result<Value, Refusal> {
     let (dry_run, wanted) = (query.flag("dryRun")?, Arc::new(wanted));
-    let request = request(asked)?;
-    let actor = asked.headers.get("weft-actor").and_then(|actor| actor.to_str().ok()).unwrap_or("api");
+    let asking = Asking::of(asked)?;
     let guard = ObjectKey::new("Configuration", "weft", "guard");
     let kinds = Query::default().filter(None)?;
     let _one_at_a_time = context.changing.lock().await;
@@ -100,7 +94,7 @@ async fn change(context: &Context, query: &Query, asked: &Asked, wanted: Wanted)
             json!({"revision": revision.0, "changed": changed, "objects": objects, "warnings": warnings, "dryRun": dry_run})
         };
         let count = u64::try_from(plan.writes.len()).unwrap_or(u64::MAX);
-        if dry_run || (count == 0 && plan.require.is_empty() && request.is_none()) {
+        if dry_run || (count == 0 && plan.require.is_empty() && !asking.is_identified()) {
             return Ok(done(revision, count, &plan));
         }
         if count > 0 {
@@ -109,12 +103,7 @@ async fn change(context: &Context, query: &Query, asked: &Asked, wanted: Wanted)
             plan.writes.push(Write::Put(Put::spec(guard.clone(), revision.to_string())));
         }
         let op = Op::Write { require: std::mem::take(&mut plan.require), writes: std::mem::take(&mut plan.writes) };
-        let mut command = Command::new(actor, (context.clock)(), op);
-        if let Some(request) = request {
-            let sequence = request.sequence * TRIES + attempt;
-            command = command.identified(RequestId { sequence, settled: request.settled * TRIES, ..request });
-        }
-        match context.store.write(command).await? {
+        match asking.write(context, attempt, op).await? {
             // The guard is not the caller's.
             Outcome::Done { revision, changed } => return Ok(done(revision, changed.saturating_sub(1), &plan)),
             Outcome::Rejected(Rejection::Conflict { key, .. }) if key == guard => {}
@@ -197,27 +186,6 @@ fn conditions(key: &ObjectKey, asked: &Asked) -> Result<Vec<Require>, Refusal> {
 fn revision(text: &str) -> Result<Revision, Refusal> {
     let parsed = text.trim_matches('"').parse().map(Revision);
     parsed.map_err(|_| Refusal::bad(format!("{text:?} is not a revision: it is a number")))
-}
-
-/// By what a retry is recognised.
-fn request(asked: &Asked) -> Result<Option<RequestId>, Refusal> {
-    let text = |name: &str| asked.headers.get(name).and_then(|value| value.to_str().ok());
-    let Some(client) = text("weft-client") else { return Ok(None) };
-    let client = u128::from_str_radix(client, 16).map_err(|_| Refusal::bad("weft-client is a hexadecimal number"))?;
-    let number = |name: &str| {
-        let number: Option<u64> = text(name).and_then(|text| text.parse().ok());
-        number.filter(|number| *number < u64::MAX / TRIES).ok_or_else(|| Refusal::bad(format!("{name} is a number")))
-    };
-    let (sequence, issued) = (number("weft-sequence")?, number("weft-issued")?);
-    let settled = if text("weft-settled").is_some() { number("weft-settled")? } else { sequence };
-    Ok(Some(RequestId { client: ClientId(client), sequence, settled, issued }))
-}
-
-impl Refusal {
-    fn contended() -> Self {
-        let message = "others changed the configuration each time it was checked; nothing was done";
-        Self::new(http::StatusCode::CONFLICT, "contended", message).hint("try again")
-    }
 }
 
 #[cfg(test)]

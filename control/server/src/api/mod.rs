@@ -8,11 +8,16 @@
 //! | `PUT`, `DELETE /v1/objects/KIND/NAMESPACE/NAME` | `If-Match: REVISION`, `If-None-Match: *` |
 //! | `POST /v1/apply`, `/v1/delete` | several objects in one revision, or none; `dryRun=true` |
 //! | `GET /v1/watch` | changes after `from=`, of `kind=`, in `namespace=`, one revision a line |
+//! | `GET /v1/objects/Endpoint`, `GET /v1/watch?kind=Endpoint` | registered endpoints, of `service=` |
+//! | `POST /v1/register`, `/v1/deregister`, `/v1/drain` | endpoints of a service in one revision, or none |
+//! | `GET /v1/agents`, `PUT`, `DELETE /v1/agents/AGENT` | leases: `{"ttlMs": 10000}` |
+//! | `POST /v1/agents/AGENT/keep-alive` | `{"generation": …}` |
 //! | `GET /v1/history/KIND/NAMESPACE/NAME` | who changed an object when |
 //! | `GET /v1/revision` | the current revision; with `revision=`, once it is reached |
 //! | `GET /v1/nodes`, `/v1/nodes/self` | nodes of all members, or of this one: what each has in force |
 //! | `GET /v1/raft`, `POST /v1/raft/…` | members |
 
+mod agents;
 mod apply;
 mod cluster;
 mod leader;
@@ -20,8 +25,10 @@ mod metrics;
 mod nodes;
 mod objects;
 mod query;
+mod registry;
 mod reply;
 mod watch;
+mod write;
 
 use std::sync::Arc;
 
@@ -29,6 +36,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
+use serde::de::DeserializeOwned;
 use tokio::sync::watch::Receiver;
 use weft_store::{Role, Store};
 
@@ -62,6 +70,13 @@ struct Asked {
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
+}
+
+impl Asked {
+    /// The body, as JSON.
+    fn json<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
+        serde_json::from_slice(&self.body).map_err(|error| Refusal::bad(format!("the body: {error}")))
+    }
 }
 
 type Answered = Result<Response<Body>, Refusal>;
@@ -104,7 +119,7 @@ async fn route(context: &Context, request: Request<Incoming>) -> Answered {
         ("GET", ["v1", "objects"]) => objects::list(context, None, &query).await,
         ("GET", ["v1", "objects", kind]) => objects::list(context, Some(kind), &query).await,
         ("GET", ["v1", "objects", kind, namespace, name]) => {
-            objects::get(context, &query::key(kind, namespace, name)?, &query).await
+            objects::get(context, &query::shown_key(kind, namespace, name)?, &query).await
         }
         ("PUT", ["v1", "objects", kind, namespace, name]) => {
             apply::put(context, &query::key(kind, namespace, name)?, &query, &asked).await
@@ -113,10 +128,17 @@ async fn route(context: &Context, request: Request<Incoming>) -> Answered {
             apply::delete_one(context, &query::key(kind, namespace, name)?, &query, &asked).await
         }
         ("GET", ["v1", "history", kind, namespace, name]) => {
-            objects::history(context, &query::key(kind, namespace, name)?, &query).await
+            objects::history(context, &query::shown_key(kind, namespace, name)?, &query).await
         }
         ("POST", ["v1", "apply"]) => apply::apply(context, &query, &asked).await,
         ("POST", ["v1", "delete"]) => apply::delete(context, &query, &asked).await,
+        ("POST", ["v1", "register"]) => registry::register(context, &asked).await,
+        ("POST", ["v1", "deregister"]) => registry::deregister(context, &asked).await,
+        ("POST", ["v1", "drain"]) => registry::drain(context, &asked).await,
+        ("GET", ["v1", "agents"]) => agents::list(context, &query).await,
+        ("PUT", ["v1", "agents", agent]) => agents::grant(context, agent, &asked).await,
+        ("DELETE", ["v1", "agents", agent]) => agents::revoke(context, agent, &query, &asked).await,
+        ("POST", ["v1", "agents", agent, "keep-alive"]) => agents::keep_alive(context, agent, &asked),
         ("GET", ["v1", "watch"]) => watch::watch(context, &query).await,
         ("GET", ["v1", "nodes"]) => nodes::all(context).await,
         ("GET", ["v1", "nodes", "self"]) => nodes::own(context),

@@ -1,27 +1,42 @@
 //! Reading objects.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 use weft_store::{
     machine::Machine,
-    types::{Change, Event, ObjectKey},
+    types::{Change, Event, Object, ObjectKey},
 };
 
 use super::{Answered, Context, query::Query, reply::Refusal, reply::json as reply};
-use crate::config;
+use crate::{
+    config,
+    registry::{self, ENDPOINT},
+};
 
 pub(super) async fn get(context: &Context, key: &ObjectKey, query: &Query) -> Answered {
     let found = context.store.read(query.consistency()?, |machine| machine.get(key).cloned()).await?;
     let object = found.ok_or_else(|| Refusal::not_found(format!("there is no {key}")))?;
-    Ok(reply(&config::to_show(&object)))
+    Ok(reply(&show(context, &[object]).remove(0)))
 }
 
 pub(super) async fn list(context: &Context, kind: Option<&str>, query: &Query) -> Answered {
     let filter = query.filter(kind)?;
     let look = |machine: &Machine| (machine.revision(), machine.list(&filter));
     let (revision, objects) = context.store.read(query.consistency()?, look).await?;
-    let items: Vec<Value> = objects.iter().map(|object| config::to_show(object)).collect();
+    let items = show(context, &objects);
     let metadata = json!({"resourceVersion": revision.to_string()});
     Ok(reply(&json!({"apiVersion": "v1", "kind": "List", "metadata": metadata, "items": items})))
+}
+
+/// Objects as they are now.
+fn show(context: &Context, objects: &[Arc<Object>]) -> Vec<Value> {
+    let left = context.store.lease_left(objects.iter().filter_map(|object| object.lease.as_ref()));
+    let shown = objects.iter().map(|object| match &*object.key.kind {
+        ENDPOINT => registry::to_show(object, object.lease.as_ref().and_then(|lease| left.get(lease)).copied()),
+        _ => config::to_show(object),
+    });
+    shown.collect()
 }
 
 pub(super) async fn revision(context: &Context, query: &Query) -> Answered {
@@ -61,5 +76,6 @@ pub(super) fn kind_of(change: &Change) -> &'static str {
 
 /// The object after the change, or what it was before it went.
 pub(super) fn shown(change: &Change) -> Value {
-    change.after.as_ref().or(change.before.as_ref()).map(|object| config::to_show(object)).unwrap_or_default()
+    let Some(object) = change.after.as_ref().or(change.before.as_ref()) else { return Value::Null };
+    if &*object.key.kind == ENDPOINT { registry::to_show(object, None) } else { config::to_show(object) }
 }

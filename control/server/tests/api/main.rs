@@ -3,4 +3,5 @@
 
 mod common;
 mod one;
+mod registry;
 mod three;

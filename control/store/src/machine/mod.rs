@@ -184,8 +184,13 @@ impl Machine {
         match &put.lease {
             Attach::Keep => {}
             Attach::Detach => object.lease = None,
-            Attach::To(lease) if self.leases.contains_key(lease) => object.lease = Some(lease.clone()),
-            Attach::To(lease) => return Err(Rejection::NoLease(lease.clone())),
+            Attach::To(lease) | Attach::Held { lease, .. } => {
+                let known = self.leases.get(lease).ok_or_else(|| Rejection::NoLease(lease.clone()))?;
+                if matches!(&put.lease, Attach::Held { generation, .. } if *generation != known.generation) {
+                    return Err(Rejection::StaleLease);
+                }
+                object.lease = Some(lease.clone());
+            }
         }
         Ok(object)
     }
