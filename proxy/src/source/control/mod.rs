@@ -262,18 +262,19 @@ impl ControlSource {
         answers: &mut Answers,
         stream: &Stream,
     ) -> Result<(), Ended> {
-        if !self.status.is_connected() {
+        let Some(kind) = Kind::of(&response.type_url) else {
+            tracing::warn!(kind = response.type_url, "the control plane sent something that nobody asked for");
+            return stream.send(stream::unknown(&response)).await;
+        };
+        answers.owe(kind, &response);
+        // A member that is behind answers for types of which nothing is here yet, and then gives up.
+        if !self.status.is_connected() && Kind::ALL.into_iter().all(|kind| answers.heard(kind)) {
             let member =
                 response.control_plane.as_ref().map(|member| &*member.identifier).filter(|name| !name.is_empty());
             self.status.connected(member.unwrap_or(address));
             self.said.clear();
             tracing::info!(member, address, "connected to the control plane");
         }
-        let Some(kind) = Kind::of(&response.type_url) else {
-            tracing::warn!(kind = response.type_url, "the control plane sent something that nobody asked for");
-            return stream.send(stream::unknown(&response)).await;
-        };
-        answers.owe(kind, &response);
         let many = kind == Kind::Object || response.resources.len() > FEW;
         self.think(many, move |state| state.receive(kind, &response)).await
     }
