@@ -277,6 +277,11 @@ impl App {
         self.state.last_error.store(Arc::new(Some(why)));
     }
 
+    /// Notes that what was refused is no longer wanted.
+    pub fn nothing_refused(&self) {
+        self.state.last_error.store(Arc::new(None));
+    }
+
     /// Waits until an endpoint's name resolves to something else, and takes it over.
     pub async fn resolved(&mut self) {
         self.watch.changed().await;

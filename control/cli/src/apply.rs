@@ -4,13 +4,13 @@ use std::{io::Read, path::PathBuf};
 
 use http::Method;
 use serde_json::{Value, json};
-use weft_control::config;
+use weft_control::{Client, config};
 use weft_model::{documents, read_texts};
 use weft_store::types::ObjectKey;
 
 use crate::{
     exit::{Done, Exit, Failure, print_line},
-    plane::{PlaneArgs, WITHIN, actor, block_on, changed},
+    plane::{PlaneArgs, WITHIN, actor, block_on, changed, segment},
     query::each,
     validate,
 };
@@ -62,6 +62,18 @@ pub fn run(args: &Args) -> Done {
         print_line(&summary(&done));
         Ok(())
     })
+}
+
+/// Makes the documents of `set` exactly those of `files`: in one revision, or not at all.
+///
+/// # Errors
+/// When they are not valid together with what others have applied, or nobody answers.
+pub async fn sync(client: &mut Client, set: &str, files: &[(String, String)]) -> Result<(), Failure> {
+    let list: Vec<Value> = files.iter().map(|(name, text)| json!({"name": name, "text": text})).collect();
+    let headers = [("content-type", "application/vnd.weft.files+json"), ("weft-actor", "files")];
+    let target = format!("/v1/sync?set={}", segment(set));
+    let answer = client.change(Method::POST, &target, &headers, json!({"files": list}).to_string()).await;
+    changed(client, answer, files, &[]).await.map(drop)
 }
 
 /// Deletes in one revision, or nothing.

@@ -8,6 +8,7 @@ mod control;
 mod demo;
 mod drain;
 mod ebpf;
+mod embedded;
 mod endpoints;
 mod exit;
 mod explain;

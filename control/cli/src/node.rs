@@ -1,6 +1,6 @@
 //! Runs a node until it is told to stop: configuration in, signals, admin port, drain.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpListener,
@@ -18,17 +18,12 @@ use crate::{
     exit::{Done, Exit, Failure},
     kernel::Wanted,
     mesh::Mesh,
-    source::{Opened, Origin, Source},
+    source::{Opened, Origin, Source, Taken},
     validate,
 };
 
-/// Runs a node from files; see [`run_from`].
-pub fn run(options: Options, kernel: Option<Wanted>, paths: Vec<PathBuf>, started: impl FnOnce(bool)) -> Done {
-    run_from(options, kernel, Origin::Files(paths), started)
-}
-
 /// Runs a node until SIGTERM, SIGINT or a drain. `started` is called once it serves, with whether connections are captured.
-pub fn run_from(options: Options, kernel: Option<Wanted>, origin: Origin, started: impl FnOnce(bool)) -> Done {
+pub fn run(options: Options, kernel: Option<Wanted>, origin: Origin, started: impl FnOnce(bool)) -> Done {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .thread_name("control")
@@ -75,6 +70,10 @@ async fn serve(options: Options, kernel: Option<Wanted>, origin: Origin, started
             app.follows(source.status());
             Source::control(*source)
         }
+        Opened::Embedded(source, member, files) => {
+            app.follows(source.status());
+            Source::embedded(*source, member, files, &mut tasks)
+        }
     };
     let mut admin_text = "off".to_owned();
     if let Some(listener) = admin {
@@ -109,8 +108,13 @@ async fn serve(options: Options, kernel: Option<Wanted>, origin: Origin, started
         }
         tokio::select! {
             Some(news) = source.next() => {
-                if let Some(valid) = news.take(&mut app).await {
-                    summary = valid;
+                match source.take(news, &mut app).await {
+                    Taken::Documents(valid) => summary = valid,
+                    Taken::Same => {}
+                    Taken::Refused(exit, why) if app.revision() == 0 && source.is_here() => {
+                        return Err(Failure::new(exit, why));
+                    }
+                    Taken::Refused(..) => {}
                 }
                 // Before that, nothing has been attached.
                 if started.is_none() {

@@ -145,26 +145,26 @@ impl NodeArgs {
 /// Runs the proxy.
 pub fn run(args: Args) -> Done {
     let Args { from: From { config, control }, cache, node } = args;
-    if control.is_empty() {
-        return start(node, config);
-    }
     let kernel = node.kernel().wanted()?;
     let options = node.options();
-    let cache = match cache.or_else(|| default_cache(&options.node)) {
+    if control.is_empty() {
+        return node::run(options, kernel, Origin::Files(config), |_| {});
+    }
+    let cache = match cache.or_else(|| state_dir(&options.node)) {
         Some(cache) => cache,
         None => {
             return Err(Failure::new(Exit::Usage, "there is no home directory to keep the cache in: add --cache DIR"));
         }
     };
-    node::run_from(options, kernel, Origin::Control { members: control, cache }, |_| {})
+    node::run(options, kernel, Origin::Control { members: control, cache }, |_| {})
 }
 
-/// Where state of the node with this name is kept.
-fn default_cache(node: &str) -> Option<PathBuf> {
+/// Where state of this name is kept, unless somebody says otherwise.
+pub fn state_dir(name: &str) -> Option<PathBuf> {
     let path = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let root = || rustix::process::geteuid().is_root().then(|| PathBuf::from("/var/lib"));
     let state = path("XDG_STATE_HOME").or_else(root).or_else(|| Some(path("HOME")?.join(".local/state")))?;
-    Some(state.join("weft").join(file_name(node)))
+    Some(state.join("weft").join(file_name(name)))
 }
 
 /// A name that is no path.
@@ -172,12 +172,6 @@ fn file_name(node: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
     let name: String = node.chars().map(plain).collect();
     if name.starts_with('.') || name.is_empty() { format!("_{name}") } else { name }
-}
-
-/// Runs a node from these files.
-pub fn start(args: NodeArgs, paths: Vec<PathBuf>) -> Done {
-    let kernel = args.kernel().wanted()?;
-    node::run(args.options(), kernel, paths, |_| {})
 }
 
 pub(crate) fn time(text: &str) -> Result<Duration, String> {

@@ -6,9 +6,10 @@ use tokio::{
     sync::mpsc,
     task::{JoinHandle, JoinSet},
 };
+use weft_control::member::Setup;
 use weft_model::{Checked, Options as ModelOptions, Problems, load_paths};
 use weft_proxy::{
-    app::App,
+    app::{App, ApplyError},
     options::Options,
     source::{
         Reloader,
@@ -17,7 +18,11 @@ use weft_proxy::{
     },
 };
 
-use crate::{exit::Failure, validate};
+use crate::{
+    embedded::{Embedded, Files},
+    exit::{Exit, Failure},
+    validate,
+};
 
 /// Longest wait until what was accepted last is on disk.
 const SAVE: Duration = Duration::from_secs(5);
@@ -34,6 +39,13 @@ pub enum Origin {
         /// Where what was accepted last is kept.
         cache: PathBuf,
     },
+    /// A control plane of one member in this process, to which files are applied.
+    Embedded {
+        /// How the member is started.
+        setup: Setup,
+        /// Files and directories.
+        files: Vec<PathBuf>,
+    },
 }
 
 /// A source that is ready to be followed, and the configuration to begin with, if it has to have one.
@@ -42,14 +54,20 @@ pub enum Opened {
     Files(Box<dyn FnOnce(&mut JoinSet<()>) -> Source>, Checked),
     /// A control plane, which may answer later.
     Control(Box<ControlSource>),
+    /// A control plane that has what the files say.
+    Embedded(Box<ControlSource>, Box<Embedded>, Files),
 }
 
 impl Opened {
     /// Opens it.
     ///
     /// # Errors
-    /// When files are not valid.
+    /// When files are not valid, or the member in this process does not start.
     pub async fn new(origin: Origin, options: &Options) -> Result<Self, Failure> {
+        let follow = async |members: Vec<String>, cache: Option<PathBuf>| {
+            let (node, zone) = (options.node.clone(), options.zone.clone());
+            Box::new(ControlSource::new(control::Options { addresses: members, node, zone, cache }).await)
+        };
         match origin {
             Origin::Files(paths) => {
                 let mut files = FileSource::new(paths, |paths: &[PathBuf]| load_paths(paths, ModelOptions::default()));
@@ -59,14 +77,18 @@ impl Opened {
                     let reloader = files.reloader();
                     let (sender, updates) = mpsc::channel(1);
                     tasks.spawn(files.run(sender));
-                    Source { reloader, news: Updates::Files(updates) }
+                    Source { reloader, news: Updates::Files(updates), embedded: None }
                 };
                 Ok(Self::Files(Box::new(follow), checked))
             }
-            Origin::Control { members, cache } => {
-                let (node, zone) = (options.node.clone(), options.zone.clone());
-                let options = control::Options { addresses: members, node, zone, cache };
-                Ok(Self::Control(Box::new(ControlSource::new(options).await)))
+            Origin::Control { members, cache } => Ok(Self::Control(follow(members, Some(cache)).await)),
+            Origin::Embedded { setup, files } => {
+                let mut files = Files::load(files).await?;
+                let embedded = Embedded::start(setup).await?;
+                files.apply_first(embedded.address()).await?;
+                // No cache: the member is there whenever the node is.
+                let source = follow(vec![embedded.address().to_string()], None).await;
+                Ok(Self::Embedded(source, Box::new(embedded), files))
             }
         }
     }
@@ -76,11 +98,21 @@ impl Opened {
 pub struct Source {
     reloader: Reloader,
     news: Updates,
+    embedded: Option<Applied>,
 }
 
 enum Updates {
     Files(mpsc::Receiver<Update<Checked, Problems>>),
     Control(mpsc::Receiver<Change>, JoinHandle<()>),
+}
+
+/// The member in this process, and what becomes of the files that are applied to it.
+struct Applied {
+    member: Box<Embedded>,
+    reloader: Reloader,
+    outcomes: mpsc::Receiver<Result<(), String>>,
+    /// The last files were refused.
+    refused: bool,
 }
 
 /// A change.
@@ -89,6 +121,20 @@ pub enum News {
     Files(Update<Checked, Problems>),
     /// Of a control plane.
     Control(Change),
+    /// Changed files were applied to the member in this process, or not, and why.
+    Applied(Result<(), String>),
+    /// The member in this process has ended, and why.
+    Alone(String),
+}
+
+/// What became of a change.
+pub enum Taken {
+    /// In short what is in force now.
+    Documents(String),
+    /// The same documents as before are in force.
+    Same,
+    /// It is not in force, and how a process ends that had nothing before.
+    Refused(Exit, String),
 }
 
 impl Source {
@@ -96,22 +142,96 @@ impl Source {
     pub fn control(source: ControlSource) -> Self {
         let reloader = source.reloader();
         let (sender, changes) = mpsc::channel(1);
-        Self { reloader, news: Updates::Control(changes, tokio::spawn(source.run(sender))) }
+        Self { reloader, news: Updates::Control(changes, tokio::spawn(source.run(sender))), embedded: None }
+    }
+
+    /// Follows a member in this process, and the files that are applied to it.
+    pub fn embedded(source: ControlSource, member: Box<Embedded>, files: Files, tasks: &mut JoinSet<()>) -> Self {
+        let reloader = files.reloader();
+        let (sender, outcomes) = mpsc::channel(1);
+        tasks.spawn(files.run(member.address(), sender));
+        Self { embedded: Some(Applied { member, reloader, outcomes, refused: false }), ..Self::control(source) }
+    }
+
+    /// A node that has nothing to begin with ends, rather than wait for something better.
+    pub const fn is_here(&self) -> bool {
+        self.embedded.is_some()
     }
 
     /// The next change; `None` when there will be no more.
     pub async fn next(&mut self) -> Option<News> {
-        match &mut self.news {
-            Updates::Files(updates) => updates.recv().await.map(News::Files),
-            Updates::Control(changes, _) => changes.recv().await.map(News::Control),
+        let news = async {
+            match &mut self.news {
+                Updates::Files(updates) => updates.recv().await.map(News::Files),
+                Updates::Control(changes, _) => changes.recv().await.map(News::Control),
+            }
+        };
+        let Some(applied) = &mut self.embedded else { return news.await };
+        tokio::select! {
+            news = news => news,
+            Some(outcome) = applied.outcomes.recv() => Some(News::Applied(outcome)),
+            why = applied.member.failed() => Some(News::Alone(why)),
+        }
+    }
+
+    /// Puts a change in force, or says why not.
+    pub async fn take(&mut self, news: News, app: &mut App) -> Taken {
+        match news {
+            News::Files(Update::New(checked)) => {
+                validate::warn(&checked.warnings);
+                let summary = validate::summary(&checked.config, &checked.warnings);
+                match app.apply(Arc::new(checked.config)).await {
+                    Ok(()) => in_force(app, summary),
+                    Err(error) => refused(app, &error),
+                }
+            }
+            News::Files(Update::Bad(problems)) => not_taken(app, &format!("\n{problems}")),
+            News::Control(Change { proposal: Proposal { config, warnings, objects }, outcome }) => {
+                validate::warn(&warnings);
+                let applied = app.apply(config.clone()).await;
+                let taken = match &applied {
+                    Ok(()) if objects => in_force(app, validate::summary(&config, &warnings)),
+                    Ok(()) => {
+                        // They come and go all the time.
+                        tracing::debug!(revision = app.revision(), "endpoints in force");
+                        Taken::Same
+                    }
+                    Err(error) => refused(app, error),
+                };
+                // Nobody waits for it when the process ends.
+                let _ = outcome.send(applied.map_err(|error| refusal(&error, &config)));
+                taken
+            }
+            News::Applied(outcome) => {
+                let before = self.embedded.as_mut().map(|applied| &mut applied.refused);
+                let before = before.map(|before| std::mem::replace(before, outcome.is_err()));
+                match outcome {
+                    Err(why) => not_taken(app, &why),
+                    Ok(()) => {
+                        if before == Some(true) {
+                            app.nothing_refused();
+                        }
+                        Taken::Same
+                    }
+                }
+            }
+            News::Alone(why) => {
+                tracing::error!("the control plane in this process has ended: {why}; what is in force stays");
+                self.embedded = None;
+                Taken::Same
+            }
         }
     }
 
     /// Looks again, whether there is news or not.
     pub fn reload(&self) {
-        match &self.news {
-            Updates::Files(_) => tracing::info!("SIGHUP: reading the configuration again"),
-            Updates::Control(..) => tracing::info!("SIGHUP: connecting to the control plane anew"),
+        match (&self.embedded, &self.news) {
+            (Some(applied), _) => {
+                tracing::info!("SIGHUP: reading the configuration again");
+                applied.reloader.reload();
+            }
+            (None, Updates::Files(_)) => tracing::info!("SIGHUP: reading the configuration again"),
+            (None, Updates::Control(..)) => tracing::info!("SIGHUP: connecting to the control plane anew"),
         }
         self.reloader.reload();
     }
@@ -124,54 +244,26 @@ impl Source {
                 tracing::warn!("what was accepted last may not be on disk: it takes too long");
             }
         }
-    }
-}
-
-impl News {
-    /// Puts the change in force, or says why not. In short what is in force, if there are other documents now.
-    pub async fn take(self, app: &mut App) -> Option<String> {
-        match self {
-            Self::Files(Update::New(checked)) => {
-                validate::warn(&checked.warnings);
-                let summary = validate::summary(&checked.config, &checked.warnings);
-                match app.apply(Arc::new(checked.config)).await {
-                    Ok(()) => {
-                        tracing::info!(revision = app.revision(), "configuration in force; {summary}");
-                        Some(summary)
-                    }
-                    Err(error) => {
-                        refused(app, &error.to_string());
-                        None
-                    }
-                }
-            }
-            Self::Files(Update::Bad(problems)) => {
-                refused(app, &format!("\n{problems}"));
-                None
-            }
-            Self::Control(Change { proposal: Proposal { config, warnings, objects }, outcome }) => {
-                validate::warn(&warnings);
-                let applied = app.apply(config.clone()).await;
-                let mut shown = None;
-                match &applied {
-                    Ok(()) if objects => {
-                        let summary = validate::summary(&config, &warnings);
-                        tracing::info!(revision = app.revision(), "configuration in force; {summary}");
-                        shown = Some(summary);
-                    }
-                    // They come and go all the time.
-                    Ok(()) => tracing::debug!(revision = app.revision(), "endpoints in force"),
-                    Err(error) => refused(app, &error.to_string()),
-                }
-                // Nobody waits for it when the process ends.
-                let _ = outcome.send(applied.map_err(|error| refusal(&error, &config)));
-                shown
-            }
+        if let Some(applied) = self.embedded {
+            applied.member.stop().await;
         }
     }
 }
 
-fn refused(app: &App, why: &str) {
+fn in_force(app: &App, summary: String) -> Taken {
+    tracing::info!(revision = app.revision(), "configuration in force; {summary}");
+    Taken::Documents(summary)
+}
+
+/// A port is a matter of this host; everything else is written in documents.
+fn refused(app: &App, error: &ApplyError) -> Taken {
+    let why = error.to_string();
+    not_taken(app, &why);
+    Taken::Refused(if matches!(error, ApplyError::Bind { .. }) { Exit::Failed } else { Exit::Invalid }, why)
+}
+
+fn not_taken(app: &App, why: &str) -> Taken {
     tracing::error!("configuration refused; the one in force stays: {why}");
     app.refused(why.trim_start().to_owned());
+    Taken::Refused(Exit::Invalid, why.to_owned())
 }

@@ -14,6 +14,7 @@
 mod api;
 pub mod client;
 pub mod config;
+mod envoy;
 pub mod member;
 mod pool;
 pub mod push;

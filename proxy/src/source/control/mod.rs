@@ -64,8 +64,8 @@ pub struct Options {
     pub node: String,
     /// Zone of this node.
     pub zone: Option<String>,
-    /// Where what was accepted is kept.
-    pub cache: PathBuf,
+    /// Where what was accepted is kept; nowhere, if the control plane cannot be away.
+    pub cache: Option<PathBuf>,
 }
 
 /// What should be in force next.
@@ -84,7 +84,7 @@ pub struct ControlSource {
     addresses: Addresses,
     state: State,
     cache: Option<Cache>,
-    cache_dir: PathBuf,
+    cache_dir: Option<PathBuf>,
     status: Arc<Status>,
     force: Arc<Notify>,
     /// When what this host could not have is tried again.
@@ -123,26 +123,10 @@ impl ControlSource {
         let mut rng = Rng::new();
         let mut state = State::default();
         let status = Status::new();
-        let shown = dir.display().to_string();
         let cache_dir = dir.clone();
-        let opened = tokio::task::spawn_blocking(move || Cache::open(&dir)).await;
-        let cache = match opened.map_err(std::io::Error::other).and_then(|opened| opened) {
-            Ok((cache, saved)) => {
-                if !saved.is_empty() {
-                    tracing::info!(cache = shown, resources = saved.len(), "beginning with what was accepted last");
-                }
-                let versions = saved.iter().filter_map(|saved| saved.resource.as_ref()?.0.parse().ok());
-                status.leads_to(versions.max().unwrap_or(0));
-                state.restore(saved);
-                Some(cache)
-            }
-            Err(error) => {
-                tracing::warn!(
-                    cache = shown, %error,
-                    "the configuration is not cached: this node cannot start without a control plane (see --cache)"
-                );
-                None
-            }
+        let cache = match dir {
+            Some(dir) => cached(dir, &mut state, &status).await,
+            None => None,
         };
         Self {
             node,
@@ -202,8 +186,10 @@ impl ControlSource {
     /// Says why there is no connection: once for each member, until one is there again.
     fn lost(&mut self, address: &str, ended: &Ended) {
         let mut problem = ended.explained(address);
-        if matches!(ended, Ended::Refused(_, reason) if reason.contains(REBUILT)) {
-            problem.push_str(&format!(": stop this node, remove {}, and start it again", self.cache_dir.display()));
+        if let (Ended::Refused(_, reason), Some(dir)) = (ended, &self.cache_dir)
+            && reason.contains(REBUILT)
+        {
+            problem.push_str(&format!(": stop this node, remove {}, and start it again", dir.display()));
         }
         self.status.lost(&problem);
         if self.said.insert(address.to_owned(), problem.clone()).as_ref() == Some(&problem) {
@@ -291,8 +277,9 @@ impl ControlSource {
             more = self.think(outcome.is_err(), move |state| state.settle(outcome)).await?;
         }
         self.retry_at = Instant::now() + RETRY;
+        let accepted = self.state.take_accepted();
         if let Some(cache) = &self.cache {
-            cache.note(self.state.take_accepted());
+            cache.note(accepted);
         }
         let rejected = Kind::ALL.into_iter().flat_map(|kind| self.state.rejected(kind)).collect();
         let new = self.status.reject(rejected);
@@ -346,6 +333,30 @@ impl ControlSource {
                 Ok(result)
             }
             Err(error) => Err(Ended::Defect(error.to_string())),
+        }
+    }
+}
+
+/// Begins with what is in the cache.
+async fn cached(dir: PathBuf, state: &mut State, status: &Status) -> Option<Cache> {
+    let shown = dir.display().to_string();
+    let opened = tokio::task::spawn_blocking(move || Cache::open(&dir)).await;
+    match opened.map_err(std::io::Error::other).and_then(|opened| opened) {
+        Ok((cache, saved)) => {
+            if !saved.is_empty() {
+                tracing::info!(cache = shown, resources = saved.len(), "beginning with what was accepted last");
+            }
+            let versions = saved.iter().filter_map(|saved| saved.resource.as_ref()?.0.parse().ok());
+            status.leads_to(versions.max().unwrap_or(0));
+            state.restore(saved);
+            Some(cache)
+        }
+        Err(error) => {
+            tracing::warn!(
+                cache = shown, %error,
+                "the configuration is not cached: this node cannot start without a control plane (see --cache)"
+            );
+            None
         }
     }
 }

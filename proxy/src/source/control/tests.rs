@@ -160,7 +160,7 @@ impl Node {
             addresses: members.iter().map(ToString::to_string).collect(),
             node: "node-1".into(),
             zone: Some("a".into()),
-            cache: cache.to_owned(),
+            cache: Some(cache.to_owned()),
         });
         let source = source.await;
         let (status, reloader) = (source.status(), source.reloader());
