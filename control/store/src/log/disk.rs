@@ -69,6 +69,10 @@ impl Disk {
         let mut options = std::fs::OpenOptions::new();
         let file = options.read(true).write(true).create(empty).truncate(empty).open(path);
         let file = file.map_err(|error| Fatal::disk("open", path, error))?;
+        // redb would make a new log of it, and this member would forget what it has promised.
+        if !empty && file.metadata().is_ok_and(|meta| meta.len() == 0) {
+            return Err(Fatal::corrupt(path, "it is empty"));
+        }
         FileBackend::new(file).map_err(|error| Fatal::corrupt(path, error))
     }
 

@@ -433,4 +433,7 @@ fn a_file_that_is_no_log_is_named() {
     let path = dir.path().join("log.redb");
     std::fs::write(&path, vec![7u8; 100_000]).unwrap();
     assert!(matches!(Disk::open(&path), Err(Fatal::Corrupt { .. })));
+    // Cut to nothing it is not a new log.
+    std::fs::write(&path, "").unwrap();
+    assert!(matches!(Disk::open(&path), Err(Fatal::Corrupt { .. })));
 }

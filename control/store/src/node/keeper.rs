@@ -3,7 +3,9 @@
 use std::sync::Weak;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use openraft::ChangeMembers;
+use openraft::async_runtime::watch::WatchReceiver;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::{Inner, Store};
@@ -24,15 +26,23 @@ pub(super) async fn run(store: Weak<Inner>) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut trimmed = Instant::now();
     let mut joint_since = None;
+    let Some(mut core) = store.upgrade().map(|store| store.raft.metrics()) else { return };
     loop {
         tick.tick().await;
         let Some(store) = store.upgrade().map(Store) else { return };
+        let ended = matches!(core.changed().now_or_never(), Some(Err(_)));
         let metrics = store.metrics();
         if let Err(fatal) = &metrics.running_state {
             // What stopped it has been reported, if it was ours.
             if !matches!(fatal, openraft::errors::Fatal::Stopped) {
                 store.0.failure.report(Fatal::Raft(fatal.to_string()));
             }
+            store.0.state.close();
+            return;
+        }
+        // It is gone without having said so: nobody would answer for this member, and nobody would know.
+        if ended {
+            store.0.failure.report(Fatal::Raft("it panicked, which is a defect in Weft".into()));
             store.0.state.close();
             return;
         }
