@@ -17,6 +17,7 @@ pub mod config;
 mod envoy;
 pub mod member;
 mod pool;
+pub mod push;
 pub mod registry;
 mod server;
 

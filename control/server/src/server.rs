@@ -1,7 +1,8 @@
 //! Accepts connections, HTTP/1.1 and HTTP/2 on the same port.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
+use http_body_util::Either;
 use hyper::service::service_fn;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -14,7 +15,7 @@ use tokio::{
 };
 use weft_store::Store;
 
-use crate::{api, pool::Pool};
+use crate::{api, pool::Pool, push::Push};
 
 /// A request's head has to arrive within this.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,7 +42,8 @@ impl Server {
     /// Serves `store` on `listener` once [`Self::run`] is polled; `pool` reaches the other members.
     pub fn new(listener: TcpListener, store: Store, pool: Pool, clock: fn() -> u64) -> Self {
         let (stopping, stopped) = watch::channel(false);
-        let context = api::Context { store, pool, clock, changing: Mutex::default(), stopping: stopped };
+        let push = Push::start(&store, clock, stopped.clone());
+        let context = api::Context { store, pool, clock, changing: Mutex::default(), stopping: stopped, push };
         Self { listener, context: Arc::new(context), stopping }
     }
 
@@ -58,9 +60,9 @@ impl Server {
                 () = stop.as_mut() => break,
             };
             match accepted {
-                Ok((io, _)) => {
+                Ok((io, peer)) => {
                     pause = Duration::ZERO;
-                    self.connection(io, &graceful, permit);
+                    self.connection(io, peer, &graceful, permit);
                 }
                 Err(error) => {
                     pause = (pause * 2).clamp(Duration::from_millis(5), Duration::from_millis(100));
@@ -77,12 +79,24 @@ impl Server {
     }
 
     /// Errors are the client's: it closed, was slow, or did not speak HTTP. hyper has answered what can be answered.
-    fn connection(&self, io: TcpStream, graceful: &GracefulShutdown, permit: tokio::sync::OwnedSemaphorePermit) {
+    fn connection(
+        &self,
+        io: TcpStream,
+        peer: SocketAddr,
+        graceful: &GracefulShutdown,
+        permit: tokio::sync::OwnedSemaphorePermit,
+    ) {
         let _ = io.set_nodelay(true);
         let context = self.context.clone();
         let service = service_fn(move |request| {
             let context = context.clone();
-            async move { Ok::<_, Infallible>(api::answer(&context, request).await) }
+            async move {
+                Ok::<_, Infallible>(if Push::is_stream(&request) {
+                    context.push.serve(request, peer).await.map(Either::Left)
+                } else {
+                    api::answer(&context, request).await.map(Either::Right)
+                })
+            }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);

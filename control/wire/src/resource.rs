@@ -59,6 +59,9 @@ pub struct Endpoint {
 
 /// Why a node did not take a resource: a detail of a NACK. What a NACK does not name in this way was taken; a NACK
 /// without such details (any client but Weft sends that) took nothing of the response.
+///
+/// A node names everything that is not in force at the moment, also what came with an earlier response; when nothing is
+/// left to name, it sends an ACK, which says that everything that was sent is in force.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct Rejected {
     /// The resource.

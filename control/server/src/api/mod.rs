@@ -10,16 +10,20 @@
 //! | `GET /v1/watch` | changes after `from=`, of `kind=`, in `namespace=`, one revision a line |
 //! | `GET /v1/history/KIND/NAMESPACE/NAME` | who changed an object when |
 //! | `GET /v1/revision` | the current revision; with `revision=`, once it is reached |
+//! | `GET /v1/nodes`, `/v1/nodes/self` | nodes of all members, or of this one: what each has in force |
 //! | `GET /v1/raft`, `POST /v1/raft/…` | members |
 
 mod apply;
 mod cluster;
 mod leader;
 mod metrics;
+mod nodes;
 mod objects;
 mod query;
 mod reply;
 mod watch;
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
@@ -28,7 +32,7 @@ use hyper::body::Incoming;
 use tokio::sync::watch::Receiver;
 use weft_store::{Role, Store};
 
-use crate::pool::Pool;
+use crate::{pool::Pool, push::Push};
 use query::Query;
 use reply::{Body, Refusal, bytes, text};
 
@@ -48,6 +52,7 @@ pub(crate) struct Context {
     pub changing: tokio::sync::Mutex<()>,
     /// True once the server stops: streams end.
     pub stopping: Receiver<bool>,
+    pub push: Arc<Push>,
 }
 
 /// A request, all of it.
@@ -113,6 +118,8 @@ async fn route(context: &Context, request: Request<Incoming>) -> Answered {
         ("POST", ["v1", "apply"]) => apply::apply(context, &query, &asked).await,
         ("POST", ["v1", "delete"]) => apply::delete(context, &query, &asked).await,
         ("GET", ["v1", "watch"]) => watch::watch(context, &query).await,
+        ("GET", ["v1", "nodes"]) => nodes::all(context).await,
+        ("GET", ["v1", "nodes", "self"]) => nodes::own(context),
         ("GET", ["v1", "raft"]) => Ok(cluster::status(context).await),
         ("GET", ["v1", "raft", "self"]) => Ok(cluster::own(context)),
         ("POST", ["v1", "raft", "members"]) => cluster::join(context, &asked).await,

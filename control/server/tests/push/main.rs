@@ -1,0 +1,8 @@
+//! The push, over real sockets.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod client;
+#[path = "../api/common.rs"]
+#[allow(dead_code)]
+mod common;
+mod one;
