@@ -67,7 +67,7 @@ impl Mesh {
     /// What the member says of the node.
     pub async fn node(&self, id: &str) -> Option<Value> {
         let nodes = self.client.get("/v1/nodes").await.unwrap().body;
-        nodes["nodes"].as_array()?.iter().find(|node| node["id"] == id || node["name"] == id).cloned()
+        nodes["nodes"].as_array()?.iter().find(|node| node["node"] == id).cloned()
     }
 }
 
@@ -111,7 +111,8 @@ async fn answer(mut stream: TcpStream, name: &str) {
         let test = head.lines().find_map(|line| line.strip_prefix("x-test: ")).unwrap_or_default();
         let body = format!("{name} {path} {test}");
         let response = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-        if stream.write_all(response.as_bytes()).await.is_err() {
+        let last = head.contains("connection: close");
+        if stream.write_all(response.as_bytes()).await.is_err() || last {
             return;
         }
     }
