@@ -2,8 +2,10 @@
 //!
 //! ```text
 //!   store ──▶ hub.rs ─▶ own.rs ─┐                       ┌──▶ stream.rs ◀──▶ a client
-//!                               ├─▶ logs.rs ─▶ log.rs ──┤      │ asks, for each type
+//!                               ├─▶ logs.rs ─▶ log.rs ──┤      │ asks
 //!   another producer ───────────┘   encoded once        │      ▼
+//!                                                       │  order.rs: which type sends next
+//!                                                       │      │
 //!                                                       │  subscription.rs (delta), sotw.rs: what is pending
 //!                                                       │  exchange.rs: what was answered, and how
 //!                                                       │
@@ -22,6 +24,7 @@ pub mod log;
 pub mod logs;
 mod metrics;
 pub mod nodes;
+mod order;
 mod own;
 mod protocol;
 mod quorum;
