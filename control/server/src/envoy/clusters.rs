@@ -42,7 +42,7 @@ fn cluster(
         name: name.to_owned(),
         connect_timeout: Some(if connect.is_zero() { PATIENCE } else { connect }.into()),
         load_balancing_policy: Some(balancing::policies(&policy.load_balancer)),
-        health_checks: policy.health_check.iter().map(|check| health_check(check, service, http2)).collect(),
+        health_checks: policy.health_check.iter().filter_map(|check| health_check(check, service, http2)).collect(),
         // What is no longer an endpoint gets nothing, however healthy it is.
         ignore_health_on_host_removal: true,
         circuit_breakers: Some(limits(policy)),
@@ -132,7 +132,8 @@ fn percent(value: f64) -> u32 {
     value.clamp(0.0, 100.0).round() as u32
 }
 
-fn health_check(check: &HealthCheck, service: &Service, http2: bool) -> wire::HealthCheck {
+/// Nothing for what Envoy cannot ask: it takes no cluster with gRPC's check that does not speak HTTP/2.
+fn health_check(check: &HealthCheck, service: &Service, http2: bool) -> Option<wire::HealthCheck> {
     let host = format!("{}.{}", service.key.name, service.key.namespace);
     let checker = match &check.probe {
         Probe::Http(path) => wire::Checker::Http(wire::HttpCheck {
@@ -141,10 +142,11 @@ fn health_check(check: &HealthCheck, service: &Service, http2: bool) -> wire::He
             expected_statuses: vec![wire::Range { start: 200, end: 300 }],
             codec_client_type: i32::from(http2),
         }),
+        Probe::Grpc(_) if !http2 => return None,
         Probe::Grpc(name) => wire::Checker::Grpc(wire::GrpcCheck { service_name: name.to_string(), authority: host }),
         Probe::Tcp => wire::Checker::Tcp(()),
     };
-    wire::HealthCheck {
+    Some(wire::HealthCheck {
         timeout: Some(check.timeout.into()),
         interval: Some(check.interval.into()),
         // Envoy asks endpoints that get no requests only once a minute otherwise.
@@ -153,5 +155,5 @@ fn health_check(check: &HealthCheck, service: &Service, http2: bool) -> wire::He
         healthy_threshold: Some(check.healthy),
         unhealthy_threshold: Some(check.unhealthy),
         checker: Some(checker),
-    }
+    })
 }

@@ -47,6 +47,7 @@ mod matching;
 mod mesh;
 mod names;
 mod order;
+pub(crate) mod producer;
 mod retry;
 mod routes;
 mod targets;
@@ -63,7 +64,7 @@ use weft_model::config::{Config, Key, Service};
 
 use wire::Typed;
 
-/// Which of Envoy's resources.
+/// Which of Envoy's resources, in the order in which Envoy wants them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Kind {
     /// `Cluster`, CDS.
@@ -77,9 +78,6 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// In the order in which Envoy wants them.
-    pub(crate) const ALL: [Self; 4] = [Self::Cluster, Self::Assignment, Self::Listener, Self::Routes];
-
     /// The type that a client asks for.
     pub(crate) const fn type_url(self) -> &'static str {
         match self {

@@ -233,7 +233,8 @@ fn a_traffic_policy_decides_about_the_cluster() {
     for (check, expected) in
         [("{path: /healthz}", "http /healthz"), ("{grpc: web.Health}", "grpc web.Health"), ("{tcp: {}}", "tcp")]
     {
-        let check = web_cluster(&format!("healthCheck: {check}")).health_checks.remove(0);
+        let text = web(&policy(&format!("healthCheck: {check}"))).replace("appProtocol: http", "appProtocol: grpc");
+        let check = cluster(&build(&config(&text)), "default/web:80").health_checks.remove(0);
         let shown = match check.checker.unwrap() {
             Checker::Http(http) => format!("http {}", http.path),
             Checker::Grpc(grpc) => format!("grpc {}", grpc.service_name),
@@ -242,6 +243,8 @@ fn a_traffic_policy_decides_about_the_cluster() {
         assert_eq!(shown, expected);
         assert_eq!((check.healthy_threshold, check.unhealthy_threshold), (Some(2), Some(3)));
     }
+    let check = web_cluster("healthCheck: {grpc: web.Health}").health_checks;
+    assert!(check.is_empty(), "Envoy takes no such cluster: its upstream speaks HTTP/1.1");
 }
 
 #[test]
