@@ -18,6 +18,7 @@ pub mod member;
 mod pool;
 pub mod registry;
 mod server;
+pub mod status;
 
 pub use client::Client;
 pub use pool::Pool;

@@ -32,7 +32,7 @@ use crate::network::{Peers, Server, Transport};
 use crate::raft::{LogId, Member, Types};
 use crate::snapshot::{Disk, Snapshots};
 use crate::state::State;
-use identity::Identity;
+pub(crate) use identity::Identity;
 
 pub use members::{MemberStatus, Role, Status};
 pub use ops::{Consistency, Error};
@@ -260,7 +260,11 @@ fn open_files(options: &Options, failure: &Failure) -> Result<(Log, Snapshots, I
     // After the log: with an identity, a log is expected.
     let identity = match identity {
         Some(identity) => identity,
-        None => Identity::draw(&identity_path, options.id)?,
+        None => {
+            let drawn = Identity::drawn(options.id);
+            drawn.save(&identity_path)?;
+            drawn
+        }
     };
     Ok((log, snapshots, identity))
 }
