@@ -24,7 +24,7 @@ pub(super) async fn run(store: Weak<Inner>) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut trimmed = Instant::now();
     let mut joint_since = None;
-    let mut led = None;
+    let (mut led, mut known) = (None, None);
     loop {
         tick.tick().await;
         let Some(store) = store.upgrade().map(Store) else { return };
@@ -36,6 +36,9 @@ pub(super) async fn run(store: Weak<Inner>) {
             }
             store.0.state.close();
             return;
+        }
+        if known.replace(*metrics.membership_config.log_id()) != Some(*metrics.membership_config.log_id()) {
+            store.0.peers.learn(metrics.membership_config.nodes());
         }
         let leads = (metrics.current_term, metrics.current_leader);
         if led.replace(leads) != Some(leads)

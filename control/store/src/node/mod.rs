@@ -158,7 +158,7 @@ impl Store {
         let config = options.config().validate().map_err(|error| Fatal::Raft(error.to_string()))?;
         let (state, snapshots) = (Arc::<State>::default(), Arc::new(snapshots));
         let applier = Applier::new(state.clone(), snapshots.clone(), failure.clone());
-        let peers = Peers { me: id, transport };
+        let peers = Peers::new(id, transport);
         let raft = Raft::new(id, Arc::new(config), peers.clone(), log.clone(), applier).await;
         let raft = raft.map_err(|error| stopped(error.to_string()))?;
 
