@@ -142,7 +142,7 @@ fn joined(mut chunks: &str) -> String {
     while let Some((length, rest)) = chunks.split_once("\r\n") {
         let length = usize::from_str_radix(length, 16).unwrap();
         text += &rest[..length];
-        chunks = rest[length..].trim_start_matches("\r\n");
+        chunks = rest[length..].strip_prefix("\r\n").unwrap_or_default();
         if length == 0 {
             break;
         }

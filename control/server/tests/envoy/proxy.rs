@@ -207,7 +207,7 @@ async fn follows(api_type: &str) {
 
     // Another Envoy finds what has happened since.
     assert_eq!(envoy.complaints().await, [""; 0]);
-    assert!(!envoy.log().contains("listener 'web"), "what is for gRPC's client is not told to everybody");
+    assert!(!envoy.log().contains("ApiListener"), "what is for gRPC's client is not told to everybody");
     drop(envoy);
     mesh.register("web", second.address, false).await;
     let envoy = Envoy::start(&program, api_type, mesh.running.member.address());
