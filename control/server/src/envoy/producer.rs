@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures_util::future::select_all;
-use tokio::{sync::watch, time::timeout};
+use tokio::{sync::watch, task::spawn_blocking, time::timeout};
 use weft_model::written;
 use weft_store::{
     Consistency, Store,
@@ -31,11 +31,14 @@ const ASSIGNMENT: &str = Kind::Assignment.type_url();
 const LISTENER: &str = Kind::Listener.type_url();
 const ROUTES: &str = Kind::Routes.type_url();
 
+/// Clients take more, but begin with what they have.
+const RESPONSE_MAX: usize = 1 << 20;
+
 /// Envoy's types, in the order of [`Kind`]: what is referred to comes first, and goes last.
 pub(crate) const SPECS: [TypeSpec; 4] = [
     TypeSpec {
         url: CLUSTER,
-        whole: false,
+        response_max: RESPONSE_MAX,
         revisions: false,
         full: true,
         after: &[],
@@ -44,7 +47,7 @@ pub(crate) const SPECS: [TypeSpec; 4] = [
     },
     TypeSpec {
         url: ASSIGNMENT,
-        whole: false,
+        response_max: RESPONSE_MAX,
         revisions: false,
         full: false,
         after: &[CLUSTER],
@@ -53,7 +56,7 @@ pub(crate) const SPECS: [TypeSpec; 4] = [
     },
     TypeSpec {
         url: LISTENER,
-        whole: false,
+        response_max: RESPONSE_MAX,
         revisions: false,
         full: true,
         after: &[CLUSTER, ASSIGNMENT],
@@ -62,7 +65,7 @@ pub(crate) const SPECS: [TypeSpec; 4] = [
     },
     TypeSpec {
         url: ROUTES,
-        whole: false,
+        response_max: RESPONSE_MAX,
         revisions: false,
         full: false,
         after: &[CLUSTER, ASSIGNMENT, LISTENER],
@@ -99,7 +102,7 @@ async fn keep(store: &Store, logs: &Logs, first: usize, demand: &mut Demand) -> 
     let filter = filter();
     let listed = store.read(Consistency::Serializable, |machine| (machine.revision(), machine.list(&filter))).await;
     let (revision, objects) = listed.map_err(|_| Over::Closed)?;
-    let mut mesh = Mesh::new(&objects);
+    let mut mesh = aside(move || Mesh::new(&objects)).await?;
     let mut all: Vec<(usize, Vec<Pushed>)> = (0..SPECS.len()).map(|kind| (first + kind, Vec::new())).collect();
     for ((kind, name), resource) in mesh.resources() {
         all[*kind as usize].1.push(pushed(*kind, name, resource));
@@ -113,7 +116,16 @@ async fn keep(store: &Store, logs: &Logs, first: usize, demand: &mut Demand) -> 
             () = demand.none() => return Ok(()),
         };
         match batch {
-            Ok(batch) => publish(logs, first, &mut mesh, &batch),
+            Ok(batch) => {
+                let (since, revision) = (Instant::now(), batch.last().map(|seen| seen.event().revision.0));
+                let (after, changes) = aside(move || {
+                    let changes = changes(first, &mut mesh, &batch);
+                    (mesh, changes)
+                })
+                .await?;
+                mesh = after;
+                logs.publish(revision.unwrap_or(0), since, changes);
+            }
             Err(WatchEnd::Compacted(_)) => return Err(Over::Compacted),
             Err(WatchEnd::Closed) => return Err(Over::Closed),
         }
@@ -126,10 +138,9 @@ fn filter() -> Filter {
     Filter { kinds: kinds.map(Into::into).collect(), ..Filter::default() }
 }
 
-/// Several revisions at once: Envoy is not told what lay between.
-fn publish(logs: &Logs, first: usize, mesh: &mut Mesh, batch: &[Seen]) {
-    let (since, filter) = (Instant::now(), filter());
-    let Some(revision) = batch.last().map(|seen| seen.event().revision.0) else { return };
+/// What several revisions change, at once: Envoy is not told what lay between.
+fn changes(first: usize, mesh: &mut Mesh, batch: &[Seen]) -> Vec<(usize, Vec<Change>)> {
+    let filter = filter();
     let changed =
         batch.iter().flat_map(Seen::changes).filter_map(|change| Some((change.key()?, change.after.as_ref())));
     let mut all: Vec<(usize, Vec<Change>)> = (0..SPECS.len()).map(|kind| (first + kind, Vec::new())).collect();
@@ -140,7 +151,17 @@ fn publish(logs: &Logs, first: usize, mesh: &mut Mesh, batch: &[Seen]) {
         };
         all[kind as usize].1.push(change);
     }
-    logs.publish(revision, since, all);
+    all
+}
+
+/// Where it keeps nobody waiting: a large configuration takes a while.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Over> {
+    spawn_blocking(work).await.map_err(|error| {
+        if error.is_panic() {
+            tracing::error!(%error, "a defect in Weft: Envoys are not served any more");
+        }
+        Over::Closed
+    })
 }
 
 fn pushed(kind: Kind, name: &str, resource: &Resource) -> Pushed {
@@ -156,16 +177,20 @@ fn pushed(kind: Kind, name: &str, resource: &Resource) -> Pushed {
 }
 
 /// How many clients ask for any of the types.
-struct Demand(Vec<watch::Receiver<usize>>);
+struct Demand {
+    counts: Vec<watch::Receiver<usize>>,
+    linger: Duration,
+}
 
 impl Demand {
     fn new(logs: &Logs, first: usize) -> Self {
-        Self((0..SPECS.len()).filter_map(|kind| logs.subscribers(first + kind)).collect())
+        let counts = (0..SPECS.len()).filter_map(|kind| logs.subscribers(first + kind)).collect();
+        Self { counts, linger: LINGER }
     }
 
     fn now(&mut self) -> bool {
         // Each is looked at, so that what has changed since is noticed.
-        self.0.iter_mut().map(|count| *count.borrow_and_update()).sum::<usize>() > 0
+        self.counts.iter_mut().map(|count| *count.borrow_and_update()).sum::<usize>() > 0
     }
 
     /// Waits for one. False: there will be none.
@@ -181,16 +206,55 @@ impl Demand {
     /// Waits until there has been none for a while.
     async fn none(&mut self) {
         loop {
-            if self.now() {
-                self.changed().await;
-            } else if timeout(LINGER, self.some()).await.is_err() {
+            if !self.now() {
+                let linger = self.linger;
+                match timeout(linger, self.some()).await {
+                    Ok(true) => continue,
+                    Ok(false) | Err(_) => return,
+                }
+            }
+            if !self.changed().await {
                 return;
             }
         }
     }
 
+    /// Waits for a change. False: there will be none.
     async fn changed(&mut self) -> bool {
-        let changes = self.0.iter_mut().map(|count| Box::pin(count.changed()));
+        let changes = self.counts.iter_mut().map(|count| Box::pin(count.changed()));
         select_all(changes).await.0.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn work_is_done_while_somebody_asks() {
+        let counts: Vec<watch::Sender<usize>> = (0..SPECS.len()).map(|_| watch::Sender::new(0)).collect();
+        let receivers = counts.iter().map(watch::Sender::subscribe).collect();
+        let mut demand = Demand { counts: receivers, linger: Duration::from_millis(1) };
+        assert!(demand.some().now_or_never().is_none(), "nobody yet");
+        counts[2].send_replace(1);
+        assert!(demand.some().await);
+        assert!(demand.none().now_or_never().is_none(), "somebody");
+        counts[0].send_replace(1);
+        counts[2].send_replace(0);
+        assert!(demand.none().now_or_never().is_none(), "somebody else");
+        counts[0].send_replace(0);
+        demand.none().await;
+        drop(counts);
+        assert!(!demand.some().await, "never again");
+    }
+
+    #[test]
+    fn types_are_in_the_order_that_they_are_numbered_in() {
+        let kinds = [Kind::Cluster, Kind::Assignment, Kind::Listener, Kind::Routes];
+        for (at, kind) in kinds.into_iter().enumerate() {
+            assert_eq!((kind as usize, SPECS[at].url), (at, kind.type_url()));
+        }
     }
 }

@@ -131,5 +131,21 @@ pub async fn get(to: SocketAddr, host: &str, path: &str) -> (u16, String) {
     let answer = tokio::time::timeout(std::time::Duration::from_secs(5), ask).await;
     let Ok(Ok(answer)) = answer else { return (0, String::new()) };
     let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-    (status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+    let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+    (status, if chunked { joined(body) } else { body.to_owned() })
+}
+
+/// The text that comes in chunks.
+fn joined(mut chunks: &str) -> String {
+    let mut text = String::new();
+    while let Some((length, rest)) = chunks.split_once("\r\n") {
+        let length = usize::from_str_radix(length, 16).unwrap();
+        text += &rest[..length];
+        chunks = rest[length..].strip_prefix("\r\n").unwrap_or_default();
+        if length == 0 {
+            break;
+        }
+    }
+    text
 }

@@ -69,11 +69,11 @@ static_resources:
         get(self.admin, "localhost", path).await.1
     }
 
-    /// Each resource that it did not take, of any type.
-    async fn rejected(&self) -> Vec<String> {
-        let stats = self.admin("/stats?filter=update_rejected|update_failure").await;
-        let nonzero = |line: &&str| !line.ends_with(": 0") && line.contains("rejected");
-        stats.lines().filter(nonzero).map(str::to_owned).collect()
+    /// What it did not take, of any type, and what it waited for in vain.
+    async fn complaints(&self) -> Vec<String> {
+        let stats = self.admin("/stats?filter=update_rejected|init_fetch_timeout").await;
+        assert!(stats.contains("cluster_manager.cds.update_rejected: "), "{stats}");
+        stats.lines().filter(|line| !line.ends_with(": 0")).map(str::to_owned).collect()
     }
 
     fn log(&self) -> String {
@@ -184,6 +184,16 @@ async fn follows(api_type: &str) {
     mesh.deregister("web", second.address).await;
     answers("one less", http, "/", &["first"]).await;
 
+    let limit = "apiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: web}\nspec:\n  \
+                 targetRefs: [{group: weft.dev, kind: Service, name: web}]\n  connectionPool: {maxConnections: 77}\n";
+    mesh.apply(limit).await;
+    until("another limit", async || {
+        let clusters = envoy.admin("/clusters").await;
+        clusters.contains("default/web:80::default_priority::max_connections::77")
+    })
+    .await;
+    answers("a cluster that has changed keeps its endpoints", http, "/", &["first"]).await;
+
     mesh.apply(&route(&format!("{TO_WEB}\n{TO_OTHER}"))).await;
     answers("a rule more, which is more specific", http, "/files/a", &["other"]).await;
     assert_eq!(get(local(http), "web.test", "/files/a").await, (200, "other /a 100%".into()));
@@ -195,9 +205,16 @@ async fn follows(api_type: &str) {
     until("its cluster is gone", async || !envoy.admin("/clusters").await.contains("default/other:80")).await;
     answers("the rest stays", http, "/", &["first"]).await;
 
+    // Another Envoy finds what has happened since.
+    assert_eq!(envoy.complaints().await, [""; 0]);
+    assert!(!envoy.log().contains("ApiListener"), "what is for gRPC's client is not told to everybody");
+    drop(envoy);
+    mesh.register("web", second.address, false).await;
+    let envoy = Envoy::start(&program, api_type, mesh.running.member.address());
+    answers("everything from the start", http, "/", &["first", "second"]).await;
     mesh.delete("TCPRoute", "raw").await;
     until("its listener is gone", async || !envoy.admin("/listeners").await.contains(&format!(":{tcp}"))).await;
-    assert_eq!(envoy.rejected().await, [""; 0]);
+    assert_eq!(envoy.complaints().await, [""; 0]);
     until("all of it is acknowledged", async || {
         mesh.node(api_type).await.is_some_and(|node| node["state"] == "SYNCED")
     })
@@ -234,7 +251,7 @@ async fn envoy_takes_all_that_the_contract_writes() {
     assert_eq!(get(to, "elsewhere.local", "/cart").await.0, 404);
     assert_eq!(get(to, "shop.local", "/old").await.0, 301);
     assert_eq!(get(to, "a.shop.local:8080", "/cart").await.0, 200);
-    assert_eq!(envoy.rejected().await, [""; 0]);
+    assert_eq!(envoy.complaints().await, [""; 0]);
     let clusters = envoy.admin("/clusters").await;
     for name in ["cart", "cart-v2", "files", "roundrobin", "random", "maglev"] {
         assert!(clusters.contains(&format!("default/{name}:80")), "{name}");
@@ -243,4 +260,79 @@ async fn envoy_takes_all_that_the_contract_writes() {
     for word in ["rejected", "deprecated", "unknown field"] {
         assert!(!envoy.log().contains(word), "{word}");
     }
+}
+
+fn https(port: u16, files: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: secure}}
+spec:
+  gatewayClassName: weft
+  addresses: [{{type: IPAddress, value: 127.0.0.1}}]
+  listeners:
+  - name: web
+    port: {port}
+    protocol: HTTPS
+    hostname: web.test
+    tls: {{certificateRefs: [{{group: weft.dev, kind: Certificate, name: web}}]}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: inside}}
+spec:
+  parentRefs: [{{name: secure}}]
+  rules: [{{backendRefs: [{{group: weft.dev, kind: Service, name: inside, port: 80}}]}}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {{name: web}}
+spec:
+  targetRefs: [{{group: weft.dev, kind: Service, name: web}}]
+  validation:
+    hostname: web.test
+    caCertificateRefs: [{{group: weft.dev, kind: Certificate, name: web}}]
+---
+apiVersion: weft.dev/v1alpha1
+kind: Certificate
+metadata: {{name: web}}
+spec: {{{files}}}
+---
+"
+    )
+}
+
+/// Through the HTTP listener to the HTTPS one, of the same Envoy: both ends of TLS, of which each checks the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn envoy_speaks_tls_with_the_files_that_are_named() {
+    let program = need!(tool::envoy());
+    let upstream = Upstream::start("inside").await;
+    let files = tempfile::tempdir().unwrap();
+    let path = |name: &str| files.path().join(name).display().to_string();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(vec!["web.test".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let another = rcgen::CertificateParams::new(vec!["web.test".to_owned()]).unwrap().self_signed(&key).unwrap();
+    std::fs::write(path("cert.pem"), certificate.pem()).unwrap();
+    std::fs::write(path("key.pem"), key.serialize_pem()).unwrap();
+    std::fs::write(path("another.pem"), another.pem()).unwrap();
+    let (http, tcp, secure) = (tool::free_port(), tool::free_port(), tool::free_port());
+    let at = |port: u16| format!("{{address: 127.0.0.1, port: {port}}}");
+    let files =
+        |ca: &str| format!("certFile: {}, keyFile: {}, caFile: {}", path("cert.pem"), path("key.pem"), path(ca));
+    let mut mesh = Mesh::start().await;
+    let all = [
+        gateway(http, tcp),
+        route(TO_WEB),
+        service("web", &at(secure)),
+        service("inside", &at(upstream.address.port())),
+        https(secure, &files("cert.pem")),
+    ];
+    mesh.apply(&all.concat()).await;
+    let envoy = Envoy::start(&program, "DELTA_GRPC", mesh.running.member.address());
+    let to = SocketAddr::from(([127, 0, 0, 1], http));
+    until("TLS on both sides", async || get(to, "web.test", "/a").await == (200, "inside /a ".into())).await;
+    assert_eq!(get(SocketAddr::from(([127, 0, 0, 1], secure)), "web.test", "/").await.0, 0, "not without TLS");
+    mesh.apply(&https(secure, &files("another.pem"))).await;
+    until("a CA that did not sign it", async || get(to, "web.test", "/a").await.0 == 503).await;
+    assert_eq!(envoy.complaints().await, [""; 0]);
 }
