@@ -8,7 +8,7 @@ use weft_control::{
     Client,
     member::{Setup, start},
 };
-use weft_model::{Options, Problems, load_texts, read_texts};
+use weft_model::{Options, Problems, load_texts, read_texts, with_absolute_paths};
 use weft_proxy::source::{
     Reloader,
     file::{FileSource, Update},
@@ -121,7 +121,8 @@ type Load = fn(&[PathBuf]) -> Result<Texts, Problems>;
 fn load(paths: &[PathBuf]) -> Result<Texts, Problems> {
     let texts = read_texts(paths)?;
     load_texts(&texts, Options::default())?;
-    Ok(texts)
+    // Without a working directory, paths stay as they are written.
+    Ok(with_absolute_paths(&texts, &std::env::current_dir().unwrap_or_default()))
 }
 
 impl Files {
@@ -140,7 +141,7 @@ impl Files {
     /// # Errors
     /// When it contradicts what others have applied.
     pub async fn apply_first(&mut self, member: SocketAddr) -> Result<(), Failure> {
-        apply::sync(&mut client(member), SET, &std::mem::take(&mut self.texts)).await
+        apply::send(&mut client(member), &std::mem::take(&mut self.texts), Some(SET), false).await.map(drop)
     }
 
     /// For SIGHUP.
@@ -155,9 +156,10 @@ impl Files {
         let apply = async {
             while let Some(update) = updates.recv().await {
                 let outcome = match update {
-                    Update::New(texts) => {
-                        apply::sync(&mut client, SET, &texts).await.map_err(|failure| failure.message().to_owned())
-                    }
+                    Update::New(texts) => apply::send(&mut client, &texts, Some(SET), false)
+                        .await
+                        .map(drop)
+                        .map_err(|failure| failure.message().to_owned()),
                     Update::Bad(problems) => Err(format!("\n{problems}")),
                 };
                 if outcomes.send(outcome).await.is_err() {

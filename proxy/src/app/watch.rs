@@ -29,8 +29,8 @@ pub struct Watch {
     addresses: HashMap<Arc<str>, Vec<IpAddr>>,
     names: HashMap<Arc<str>, Name>,
     changed: Arc<Notify>,
-    /// The names in services that have been looked through.
-    known: HashMap<*const config::Service, (Arc<config::Service>, Vec<Arc<str>>)>,
+    /// The names in services that have been looked through, by where those are.
+    known: HashMap<usize, (Arc<config::Service>, Vec<Arc<str>>)>,
     checkers: HashMap<(Key, u16), (Checked, Checker)>,
     on_change: OnChange,
 }
@@ -122,7 +122,7 @@ impl Watch {
     fn names_of(&mut self, config: &Config) -> HashSet<Arc<str>> {
         let mut before = std::mem::take(&mut self.known);
         for service in &config.services {
-            let at = Arc::as_ptr(service);
+            let at = Arc::as_ptr(service).addr();
             let known = before.remove(&at).unwrap_or_else(|| (service.clone(), names_in(service)));
             self.known.insert(at, known);
         }

@@ -17,6 +17,7 @@ use crate::{
 };
 
 mod captured;
+mod moved;
 
 const S: Duration = Duration::from_secs(1);
 

@@ -2,6 +2,7 @@
 //! take.
 
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -217,8 +218,10 @@ impl Exchange {
     }
 }
 
-/// The details of a NACK.
+/// The details of a NACK, each resource once.
 fn named(error: &Status) -> Vec<Rejected> {
     let details = error.details.iter().filter(|detail| detail.type_url == REJECTED);
-    details.filter_map(|detail| Rejected::decode(detail.value.clone()).ok()).collect()
+    let mut names = HashSet::new();
+    let rejected = details.filter_map(|detail| Rejected::decode(detail.value.clone()).ok());
+    rejected.filter(|rejected| names.insert(rejected.name.clone())).collect()
 }

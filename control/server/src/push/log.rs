@@ -23,8 +23,8 @@ const TOMBSTONES: usize = 100_000;
 pub struct TypeSpec {
     /// `type.googleapis.com/` and the name of the message.
     pub url: &'static str,
-    /// All that is pending goes in one response, whatever its size.
-    pub whole: bool,
+    /// How many bytes of resources a delta response may hold; what is more comes in the next one.
+    pub response_max: usize,
     /// Versions are revisions of the store: a client that has a later one than this member is ahead of it.
     pub revisions: bool,
     /// State of the world: every response holds all that is wanted, and what it does not hold is gone.
@@ -224,6 +224,13 @@ impl Log {
         self.head
     }
 
+    /// Remembers only so many removed resources from now on.
+    #[cfg(test)]
+    pub(super) fn forget(&mut self, tombstones: usize) {
+        self.tombstones_max = tombstones;
+        self.trim();
+    }
+
     fn trim(&mut self) {
         while self.tombstones.len() > self.tombstones_max {
             let Some(place) = self.tombstones.pop_front() else { break };
@@ -278,7 +285,7 @@ mod tests {
     #[test]
     fn what_was_removed_is_forgotten_in_the_end() {
         let mut log = Log::new(SPEC);
-        log.tombstones_max = 2;
+        log.forget(2);
         for n in 1..=4 {
             log.publish(n, vec![put(&format!("r{n}"), n)]);
         }

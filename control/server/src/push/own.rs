@@ -18,7 +18,7 @@ use crate::registry;
 /// Documents of the configuration: all that changed goes in one response.
 pub(super) const OBJECTS: TypeSpec = TypeSpec {
     url: resource::OBJECT,
-    whole: true,
+    response_max: usize::MAX,
     revisions: true,
     full: false,
     after: &[],
@@ -27,7 +27,7 @@ pub(super) const OBJECTS: TypeSpec = TypeSpec {
 };
 
 /// Registered endpoints. They do not wait for documents, nor documents for them.
-pub(super) const ENDPOINTS: TypeSpec = TypeSpec { url: resource::ENDPOINT, whole: false, ..OBJECTS };
+pub(super) const ENDPOINTS: TypeSpec = TypeSpec { url: resource::ENDPOINT, response_max: 2 << 20, ..OBJECTS };
 
 /// What nodes get.
 pub(super) fn filter() -> Filter {

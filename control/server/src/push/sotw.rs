@@ -103,7 +103,7 @@ impl Sotw {
         let mut kept = Vec::new();
         let mut changed = self.owes || !self.due.is_empty();
         for (place, entry) in log.after(from).filter(|(_, entry)| self.wants(entry)) {
-            let gone = entry.gone && place > self.removals && entry.since <= self.removals;
+            let gone = entry.gone && place > self.removals && entry.since <= self.cursor;
             if gone && hold {
                 kept.push(entry);
             }
@@ -111,7 +111,7 @@ impl Sotw {
         }
         let before = self.cursor;
         self.cursor = log.head();
-        if !hold {
+        if kept.is_empty() {
             self.removals = log.head();
         }
         if !changed {
@@ -149,3 +149,6 @@ impl Sotw {
         (!batch.resources.is_empty()).then_some(batch)
     }
 }
+
+#[cfg(test)]
+mod tests;

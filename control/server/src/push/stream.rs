@@ -22,8 +22,10 @@ use super::{
     logs::Listening,
     metrics::count,
     nodes::{Connection, TypeState},
+    order::{Next, Types},
     protocol::Protocol,
     quorum::Health,
+    subscription::Batch,
 };
 
 /// How long a client that is ahead of this member waits for it.
@@ -31,11 +33,10 @@ const AHEAD: Duration = Duration::from_secs(5);
 /// Between looks at what wakes nobody.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// A type that the client asks for.
+/// How far a type of the stream is.
 #[derive(Debug)]
-struct Asked<P> {
-    decider: P,
-    /// Where it stands in [`super::convergence`].
+struct Progress {
+    /// In [`super::convergence`].
     position: u64,
     state: TypeState,
 }
@@ -45,10 +46,10 @@ pub(super) struct Stream<P: Protocol> {
     push: Arc<Push>,
     peer: SocketAddr,
     requests: Streaming<P::Request>,
-    types: BTreeMap<usize, Asked<P>>,
+    types: Types<P>,
+    progress: BTreeMap<usize, Progress>,
     listening: Listening,
     connection: Option<Connection>,
-    nonce: u64,
     /// Since when the client has been ahead of this member.
     ahead: Option<Instant>,
 }
@@ -65,7 +66,8 @@ enum Look<R> {
 impl<P: Protocol> Stream<P> {
     pub(super) fn new(push: Arc<Push>, peer: SocketAddr, requests: Streaming<P::Request>) -> Self {
         let listening = push.logs.listen();
-        Self { push, peer, requests, types: BTreeMap::new(), listening, connection: None, nonce: 0, ahead: None }
+        let (types, progress) = (Types::default(), BTreeMap::new());
+        Self { push, peer, requests, types, progress, listening, connection: None, ahead: None }
     }
 
     /// The responses, to the end.
@@ -129,13 +131,13 @@ impl<P: Protocol> Stream<P> {
         let push = self.push.clone();
         let logs = push.logs.read();
         let Some(log) = logs.get(at) else { return Err(Status::internal("a type without a log")) };
-        let asked = self.types.entry(at).or_insert_with(|| {
+        let progress = self.progress.entry(at).or_insert_with(|| {
             self.listening.subscribe(at);
             push.logs.converging(at, |convergence| convergence.joined(log.revision()));
-            let state = TypeState { since: now.unix_ms, ..TypeState::default() };
-            Asked { decider: P::default(), position: log.revision(), state }
+            Progress { position: log.revision(), state: TypeState { since: now.unix_ms, ..TypeState::default() } }
         });
-        let answer = asked.decider.request(request, log, now);
+        let asked = self.types.ask(at);
+        let answer = asked.request(request, log, now);
         let url = log.spec().url;
         // Nobody should wait for what is logged.
         drop(logs);
@@ -148,8 +150,8 @@ impl<P: Protocol> Stream<P> {
                 self.connection.iter().for_each(|connection| report(connection, url, &new));
             }
         }
-        let (rejections, more) = asked.decider.exchange().rejections();
-        (asked.state.rejections, asked.state.more) = (rejections.into(), more);
+        let (rejections, more) = asked.exchange().rejections();
+        (progress.state.rejections, progress.state.more) = (rejections.into(), more);
         Ok(())
     }
 
@@ -162,58 +164,25 @@ impl<P: Protocol> Stream<P> {
         let push = self.push.clone();
         let now = self.now();
         // First, so that what changes from here on wakes this stream.
-        self.listening.arm(
-            self.types.iter().fold(
-                0,
-                |types, (at, asked)| {
-                    if asked.decider.exchange().waiting() { types } else { types | 1 << at }
-                },
-            ),
-        );
+        self.listening.arm(self.types.open());
         let logs = push.logs.read();
         self.wait_for(&logs, now)?;
-        let mut again = self.ahead.is_some();
-        // The second round is for what was held back because of what the first one found to be nothing.
-        for _ in 0..2 {
-            let mut held = false;
-            for (at, log) in logs.iter().enumerate() {
-                let spec = *log.spec();
-                if self.pending(&logs, spec.after, now.instant) {
-                    held = true;
-                    continue;
-                }
-                let hold = self.pending(&logs, spec.removed_after, now.instant);
-                held |= hold;
-                if let Some(response) = self.send(&push, at, log, hold, now)? {
-                    self.settle(&push, &logs, now);
-                    return Ok(Look::Send(response));
-                }
-            }
-            again |= held;
-            if !held {
-                break;
-            }
-        }
+        let next = self.types.next(&logs, now).map_err(|_| {
+            Status::unavailable("this client was too slow for what is remembered: connect again and say what is there")
+        })?;
+        let look = match next {
+            Next::Send { at, batch, nonce } => self.send(&push, at, &logs[at], batch, nonce),
+            Next::Again => Look::Again,
+            Next::Wait if self.ahead.is_some() => Look::Again,
+            Next::Wait => Look::Wait,
+        };
         self.settle(&push, &logs, now);
-        Ok(if again { Look::Again } else { Look::Wait })
-    }
-
-    /// Does the client lack something of these types?
-    fn pending(&self, logs: &[Log], urls: &[&str], now: Instant) -> bool {
-        urls.iter().any(|url| {
-            let at = self.push.logs.find(url);
-            let found = at.and_then(|at| self.types.get(&at).zip(logs.get(at)));
-            found.is_some_and(|(asked, log)| {
-                log.ready() && (asked.decider.has_changes(log) || asked.decider.exchange().holds_back(now))
-            })
-        })
+        Ok(look)
     }
 
     /// A client that has what this member has not heard of waits for it; not for ever.
     fn wait_for(&mut self, logs: &[Log], now: Now) -> Result<(), Status> {
-        let asked = self.types.iter().filter_map(|(at, asked)| Some((asked, logs.get(*at)?)));
-        let ahead = asked.filter(|(asked, log)| asked.decider.ahead(log)).map(|(_, log)| log.revision()).min();
-        let Some(revision) = ahead else {
+        let Some(revision) = self.types.ahead_of(logs) else {
             self.ahead = None;
             return Ok(());
         };
@@ -222,58 +191,42 @@ impl<P: Protocol> Stream<P> {
             return Ok(());
         }
         Err(Status::unavailable(format!(
-            "this member is only at revision {revision}, and the client has resources of a later one: connect to another \
-             member; if the control plane was rebuilt on purpose, make the client forget what it has"
+            "this member is only at revision {revision}, and the client has resources of a later one: connect to \
+             another member; if the control plane was rebuilt on purpose, make the client forget what it has"
         )))
     }
 
-    fn send(&mut self, push: &Push, at: usize, log: &Log, hold: bool, now: Now) -> Result<Option<P::Response>, Status> {
-        let Some(asked) = self.types.get_mut(&at) else { return Ok(None) };
-        let next = asked.decider.next(log, hold);
-        let next = next.map_err(|_| {
-            Status::unavailable("this client was too slow for what is remembered: connect again and say what is there")
-        })?;
-        let Some(mut batch) = next else { return Ok(None) };
-        self.nonce += 1;
-        let contents = std::mem::take(&mut batch.contents);
-        let named = contents.iter().map(|(name, version)| (name, version));
-        asked.decider.exchange_mut().sent(self.nonce, batch.revision, named, now);
-        push.logs.converging(at, |convergence| convergence.sends(asked.position, batch.revision));
+    fn send(&self, push: &Push, at: usize, log: &Log, batch: Batch, nonce: u64) -> Look<P::Response> {
+        let from = self.progress.get(&at).map_or(0, |progress| progress.position);
+        push.logs.converging(at, |convergence| convergence.sends(from, batch.revision));
+        let resources = batch.resources.len() + batch.removed.len();
+        let response = P::response(batch, log.spec().url, nonce, &push.member);
         if let Some(counters) = push.counters.types.get(at) {
             count(&counters.responses, 1);
-            count(&counters.resources, batch.resources.len() + batch.removed.len());
+            count(&counters.resources, resources);
         }
-        if let Some(with) = log.spec().with.and_then(|url| push.logs.find(url))
-            && let Some(other) = self.types.get_mut(&with)
-        {
-            batch.with.iter().for_each(|name| other.decider.resend(name));
-        }
-        let response = P::response(batch, log.spec().url, self.nonce, &push.member);
         count(&push.counters.bytes, response.encoded_len());
-        Ok(Some(response))
+        Look::Send(response)
     }
 
     /// Says how far the client is, where that has changed.
     fn settle(&mut self, push: &Push, logs: &[Log], now: Now) {
-        for (at, asked) in &mut self.types {
-            let Some(log) = logs.get(*at) else { continue };
-            let settled = asked.decider.is_settled(log);
-            let exchange = asked.decider.exchange();
-            let position = if settled { log.revision() } else { asked.position.max(exchange.answered()) };
-            if position > asked.position {
-                push.logs.converging(*at, |convergence| convergence.moved(asked.position, position, now.instant));
-                asked.position = position;
+        for (at, asked) in self.types.iter() {
+            let (Some(log), Some(progress)) = (logs.get(at), self.progress.get_mut(&at)) else { continue };
+            let (settled, exchange) = (asked.is_settled(log), asked.exchange());
+            let (from, state) = (progress.position, &mut progress.state);
+            progress.position = if settled { log.revision() } else { from.max(exchange.answered()) };
+            if progress.position > from {
+                push.logs.converging(at, |convergence| convergence.moved(from, progress.position, now.instant));
             }
-            let state = &mut asked.state;
             (state.sent, state.acknowledged, state.answered) =
                 (exchange.sent_revision(), exchange.acknowledged(), exchange.answered());
-            let head = settled.then(|| log.head());
             if state.settled.is_some() != settled {
                 state.since = now.unix_ms;
             }
-            state.settled = head;
+            state.settled = settled.then(|| log.head());
             if let Some(connection) = &self.connection {
-                connection.update(*at, state.clone());
+                connection.update(at, state.clone());
             }
         }
     }
@@ -282,8 +235,8 @@ impl<P: Protocol> Stream<P> {
 impl<P: Protocol> Drop for Stream<P> {
     fn drop(&mut self) {
         let now = Instant::now();
-        for (at, asked) in &self.types {
-            self.push.logs.converging(*at, |convergence| convergence.left(asked.position, now));
+        for (at, progress) in &self.progress {
+            self.push.logs.converging(*at, |convergence| convergence.left(progress.position, now));
         }
     }
 }

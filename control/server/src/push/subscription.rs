@@ -15,9 +15,6 @@ use super::{
     log::{Entry, Log},
 };
 
-/// How large a response may become that need not be whole.
-const RESPONSE_MAX: usize = 2 << 20;
-
 /// A response, still without its envelope.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Batch {
@@ -57,6 +54,8 @@ pub(super) struct Subscription {
     removals: u64,
     /// To be sent whatever the cursor says.
     due: BTreeSet<Arc<str>>,
+    /// What the client had when it came, and is not there any more.
+    gone: BTreeSet<Arc<str>>,
     pub(super) exchange: Exchange,
 }
 
@@ -66,8 +65,8 @@ impl Subscription {
         let error = request.error_detail.as_ref();
         let version_of = |name: &str| log.get(name).map(|entry| entry.version.clone());
         let answer = self.exchange.answer(&request.response_nonce, error, true, now, version_of);
-        if !self.begun {
-            self.begun = true;
+        let first = !std::mem::replace(&mut self.begun, true);
+        if first {
             self.owes = true;
             self.wildcard = request.resource_names_subscribe.is_empty();
             self.initial = Some(request.initial_resource_versions);
@@ -77,12 +76,18 @@ impl Subscription {
             self.unsubscribe(&name);
         }
         for name in request.resource_names_subscribe {
-            self.subscribe(name, log);
+            self.subscribe(name, first, log);
+        }
+        if !self.wildcard
+            && let Some(initial) = &mut self.initial
+        {
+            // What it has and does not ask for, it will have forgotten when it asks for it.
+            initial.retain(|name, _| self.named.contains(name.as_str()));
         }
         answer
     }
 
-    fn subscribe(&mut self, name: String, log: &Log) {
+    fn subscribe(&mut self, name: String, first: bool, log: &Log) {
         if name == "*" {
             if !std::mem::replace(&mut self.wildcard, true) {
                 self.cursor = 0;
@@ -93,7 +98,10 @@ impl Subscription {
             return;
         }
         let name = log.get(&name).map_or_else(|| name.into(), |entry| entry.name.clone());
-        self.due.insert(name.clone());
+        // What the client has when it comes is compared; what it asks for later it has forgotten.
+        if !first || !self.initial.as_ref().is_some_and(|initial| initial.contains_key(&*name)) {
+            self.due.insert(name.clone());
+        }
         self.named.insert(name);
     }
 
@@ -130,13 +138,13 @@ impl Subscription {
 
     /// May there be something to send, apart from what is gone?
     pub(super) fn has_changes(&self, log: &Log) -> bool {
-        self.begun && (self.owes || self.cursor < log.head() || self.due.iter().any(|name| log.get(name).is_some()))
+        self.begun && (self.owes || self.cursor < log.head() || !self.due.is_empty())
     }
 
     /// Has everything been sent and answered?
     pub(super) fn is_settled(&self, log: &Log) -> bool {
-        let behind = self.owes || self.cursor < log.head() || self.removals < log.head() || !self.due.is_empty();
-        log.ready() && !behind && !self.exchange.waiting()
+        let held = self.removals < log.head() || !self.gone.is_empty();
+        log.ready() && !self.has_changes(log) && !held && !self.exchange.waiting()
     }
 
     /// The next response, if there is one. `hold`: what is gone is told later.
@@ -153,7 +161,11 @@ impl Subscription {
         }
         let mut batch = Batch::default();
         let complete = self.changes(log, hold, &mut batch);
-        let complete = complete && self.due(log, hold, &mut batch);
+        let complete = complete && self.due(log, &mut batch);
+        if complete && !hold {
+            let gone = std::mem::take(&mut self.gone).into_iter();
+            batch.removed.extend(gone.filter(|name| !log.get(name).is_some_and(|entry| self.wants(entry))));
+        }
         batch.revision = if complete { log.revision() } else { batch.revision.max(self.exchange.sent_revision()) };
         let empty = batch.resources.is_empty() && batch.removed.is_empty();
         if empty && !self.owes {
@@ -172,14 +184,16 @@ impl Subscription {
         if initial.is_empty() {
             return;
         }
-        self.due.retain(|name| !log.get(name).is_some_and(same));
-        let lacking = log.present().filter(|entry| self.wildcard && entry.listed && !same(entry));
+        let lacking = log.present().filter(|entry| self.wants(entry) && !same(entry));
         let gone = initial.keys().filter(|name| {
             (self.wildcard || self.named.contains(name.as_str()))
                 && log.get(name).is_none_or(|entry| !entry.listed && !self.named.contains(name.as_str()))
         });
-        let due = lacking.map(|entry| entry.name.clone()).chain(gone.map(|name| name.as_str().into()));
-        self.due.extend(due);
+        let lacking = lacking.map(|entry| entry.name.clone());
+        let (lacking, gone): (Vec<Arc<str>>, Vec<Arc<str>>) =
+            (lacking.collect(), gone.map(|name| name.as_str().into()).collect());
+        self.due.extend(lacking);
+        self.gone.extend(gone);
         self.cursor = log.head();
         self.removals = log.head();
     }
@@ -190,22 +204,25 @@ impl Subscription {
 
     /// What has changed since the last response. Returns whether that was all.
     fn changes(&mut self, log: &Log, hold: bool, batch: &mut Batch) -> bool {
-        let (from, removals, mut size) = (self.cursor, self.removals, 0);
+        let (from, removals, mut size, mut kept) = (self.cursor, self.removals, 0, false);
         for (place, entry) in log.after(from.min(removals)) {
-            let due = self.due.contains(&entry.name) || !self.wants(entry);
-            if !due && entry.gone && !hold && place > removals && entry.since <= removals {
-                batch.removed.push(entry.name.clone());
-            } else if !due && !entry.gone && place > from {
+            let wanted = self.wants(entry) && !self.due.contains(&entry.name);
+            if wanted && entry.gone && place > removals && entry.since <= from {
+                kept |= hold;
+                if !hold {
+                    batch.removed.push(entry.name.clone());
+                }
+            } else if wanted && !entry.gone && place > from {
                 let resource = entry.resource();
                 size += resource.len();
-                if size > RESPONSE_MAX && !log.spec().whole && !batch.resources.is_empty() {
+                if size > log.spec().response_max && !batch.resources.is_empty() {
                     batch.revision = entry.revision.saturating_sub(1);
                     return false;
                 }
                 batch.add(entry, resource);
             }
             self.cursor = self.cursor.max(place);
-            if !hold {
+            if !kept {
                 self.removals = place;
             }
         }
@@ -213,28 +230,25 @@ impl Subscription {
     }
 
     /// What is due. Returns whether that was all.
-    fn due(&mut self, log: &Log, hold: bool, batch: &mut Batch) -> bool {
+    fn due(&mut self, log: &Log, batch: &mut Batch) -> bool {
         let mut size: usize = batch.resources.iter().map(Bytes::len).sum();
         let mut left = BTreeSet::new();
         for name in std::mem::take(&mut self.due) {
-            match log.get(&name).filter(|entry| self.wants(entry)) {
-                Some(entry) => {
-                    let resource = entry.resource();
-                    size += resource.len();
-                    if size > RESPONSE_MAX && !log.spec().whole && !batch.resources.is_empty() {
-                        left.insert(name);
-                    } else {
-                        batch.add(entry, resource);
-                    }
-                }
-                None if hold => {
-                    left.insert(name);
-                }
-                None => batch.removed.push(name),
+            self.gone.remove(&name);
+            let Some(entry) = log.get(&name).filter(|entry| self.wants(entry)) else {
+                batch.removed.push(name);
+                continue;
+            };
+            let resource = entry.resource();
+            size += resource.len();
+            if size > log.spec().response_max && !batch.resources.is_empty() {
+                left.insert(name);
+            } else {
+                batch.add(entry, resource);
             }
         }
         self.due = left;
-        self.due.iter().all(|name| log.get(name).is_none())
+        self.due.is_empty()
     }
 }
 
@@ -245,3 +259,6 @@ impl Batch {
         self.with.extend(entry.with.clone());
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -62,6 +62,8 @@ impl Addresses {
 mod tests {
     use std::collections::HashSet;
 
+    use fastrand::Rng;
+
     use proptest::prelude::*;
 
     use super::*;

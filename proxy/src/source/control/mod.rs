@@ -45,9 +45,11 @@ use self::{
 use super::Reloader;
 
 /// Between two attempts at what this host could not have.
-const RETRY: Duration = Duration::from_secs(10);
+const RETRY: Duration = if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(10) };
 /// How long a node that has nothing waits for endpoints once it has documents: services without them answer 503.
 const TOGETHER: Duration = Duration::from_millis(300);
+/// What a member says in whose past this node has been: perhaps it is another control plane.
+const REBUILT: &str = "rebuilt on purpose";
 /// So many rejections are told one by one.
 const TOLD: usize = 10;
 /// So many endpoints are looked at at once.
@@ -82,6 +84,7 @@ pub struct ControlSource {
     addresses: Addresses,
     state: State,
     cache: Option<Cache>,
+    cache_dir: Option<PathBuf>,
     status: Arc<Status>,
     force: Arc<Notify>,
     /// When what this host could not have is tried again.
@@ -120,6 +123,7 @@ impl ControlSource {
         let mut rng = Rng::new();
         let mut state = State::default();
         let status = Status::new();
+        let cache_dir = dir.clone();
         let cache = match dir {
             Some(dir) => cached(dir, &mut state, &status).await,
             None => None,
@@ -129,6 +133,7 @@ impl ControlSource {
             addresses: Addresses::new(addresses, &mut rng),
             state,
             cache,
+            cache_dir,
             status,
             force: Arc::default(),
             retry_at: Instant::now(),
@@ -180,7 +185,12 @@ impl ControlSource {
 
     /// Says why there is no connection: once for each member, until one is there again.
     fn lost(&mut self, address: &str, ended: &Ended) {
-        let problem = ended.explained(address);
+        let mut problem = ended.explained(address);
+        if let (Ended::Refused(_, reason), Some(dir)) = (ended, &self.cache_dir)
+            && reason.contains(REBUILT)
+        {
+            problem.push_str(&format!(": stop this node, remove {}, and start it again", dir.display()));
+        }
         self.status.lost(&problem);
         if self.said.insert(address.to_owned(), problem.clone()).as_ref() == Some(&problem) {
             tracing::debug!(problem, "no control plane");
@@ -238,18 +248,19 @@ impl ControlSource {
         answers: &mut Answers,
         stream: &Stream,
     ) -> Result<(), Ended> {
-        if !self.status.is_connected() {
+        let Some(kind) = Kind::of(&response.type_url) else {
+            tracing::warn!(kind = response.type_url, "the control plane sent something that nobody asked for");
+            return stream.send(stream::unknown(&response)).await;
+        };
+        answers.owe(kind, &response);
+        // A member that is behind answers for types of which nothing is here yet, and then gives up.
+        if !self.status.is_connected() && Kind::ALL.into_iter().all(|kind| answers.heard(kind)) {
             let member =
                 response.control_plane.as_ref().map(|member| &*member.identifier).filter(|name| !name.is_empty());
             self.status.connected(member.unwrap_or(address));
             self.said.clear();
             tracing::info!(member, address, "connected to the control plane");
         }
-        let Some(kind) = Kind::of(&response.type_url) else {
-            tracing::warn!(kind = response.type_url, "the control plane sent something that nobody asked for");
-            return stream.send(stream::unknown(&response)).await;
-        };
-        answers.owe(kind, &response);
         let many = kind == Kind::Object || response.resources.len() > FEW;
         self.think(many, move |state| state.receive(kind, &response)).await
     }
@@ -266,8 +277,9 @@ impl ControlSource {
             more = self.think(outcome.is_err(), move |state| state.settle(outcome)).await?;
         }
         self.retry_at = Instant::now() + RETRY;
+        let accepted = self.state.take_accepted();
         if let Some(cache) = &self.cache {
-            cache.note(self.state.take_accepted());
+            cache.note(accepted);
         }
         let rejected = Kind::ALL.into_iter().flat_map(|kind| self.state.rejected(kind)).collect();
         let new = self.status.reject(rejected);
