@@ -40,6 +40,9 @@ pub(super) fn count(counter: &AtomicU64, by: usize) {
     counter.fetch_add(u64::try_from(by).unwrap_or(u64::MAX), Ordering::Relaxed);
 }
 
+/// Its name, what it means, and where it is.
+type Counter = (&'static str, &'static str, fn(&TypeCounters) -> &AtomicU64);
+
 /// What is said about the push, in Prometheus's text format.
 pub(super) fn render(push: &Push) -> String {
     let mut text = String::new();
@@ -58,7 +61,7 @@ pub(super) fn render(push: &Push) -> String {
         let _ = writeln!(text, "weft_push_nodes{{state=\"{state}\"}} {nodes}");
     }
 
-    let counters: [(&str, &str, fn(&TypeCounters) -> &AtomicU64); 4] = [
+    let counters: [Counter; 4] = [
         ("weft_push_responses_total", "Responses sent, by `type` of resource.", |of| &of.responses),
         ("weft_push_resources_total", "Resources sent, and removals, by `type`.", |of| &of.resources),
         ("weft_push_acks_total", "Responses that clients took, by `type`.", |of| &of.acks),
