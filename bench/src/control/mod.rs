@@ -1,8 +1,15 @@
 //! What the control plane must show: members as processes, clients of their API, nodes that follow them.
 
+mod api;
+mod change;
+mod converge;
 mod etcd;
 mod failover;
+mod fleet;
 mod h2;
+mod node;
+mod outage;
+mod scale;
 
 use std::path::PathBuf;
 
@@ -30,6 +37,12 @@ enum Measure {
     Failover(failover::Args),
     /// Durable writes beside Debian's etcd, three members each on the same disk, in turns
     Etcd(etcd::Args),
+    /// Register an endpoint at one member, until a node of another routes to it; alone, and among a thousand streams
+    Converge(converge::Args),
+    /// A hundred thousand endpoints: loading, pushing, memory, and what is sent to a node that was away
+    Scale(scale::Args),
+    /// Stop every member for minutes under traffic
+    Outage(outage::Args),
 }
 
 /// `weft-bench control`.
@@ -39,6 +52,9 @@ pub async fn run(args: Args) -> Result<Verdict> {
     match args.measure {
         Measure::Failover(args) => failover::run(&weft, &args, &mut report).await?,
         Measure::Etcd(args) => etcd::run(&weft, &args, &mut report).await?,
+        Measure::Converge(args) => converge::run(&weft, &args, &mut report).await?,
+        Measure::Scale(args) => scale::run(&weft, &args, &mut report).await?,
+        Measure::Outage(args) => outage::run(&weft, &args, &mut report).await?,
     }
     println!();
     report.finish(args.json.as_deref())

@@ -140,7 +140,7 @@ impl Files {
     /// # Errors
     /// When it contradicts what others have applied.
     pub async fn apply_first(&mut self, member: SocketAddr) -> Result<(), Failure> {
-        apply::sync(&mut client(member), SET, &std::mem::take(&mut self.texts)).await
+        apply::send(&mut client(member), &std::mem::take(&mut self.texts), Some(SET), false).await.map(drop)
     }
 
     /// For SIGHUP.
@@ -156,7 +156,7 @@ impl Files {
             while let Some(update) = updates.recv().await {
                 let outcome = match update {
                     Update::New(texts) => {
-                        apply::sync(&mut client, SET, &texts).await.map_err(|failure| failure.message().to_owned())
+                        apply::send(&mut client, &texts, Some(SET), false).await.map(drop).map_err(|failure| failure.message().to_owned())
                     }
                     Update::Bad(problems) => Err(format!("\n{problems}")),
                 };

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::{
@@ -90,14 +91,49 @@ fn table(found: &Value, look: Look) -> String {
     if objects.iter().any(|object| object["kind"] == "Endpoint") {
         return registered(objects, look);
     }
-    let mut table = Table::new(["NAMESPACE", "NAME", "REVISION", "GENERATION"]);
+    let now = Timestamp::now();
+    let mut table = Table::new(["NAMESPACE", "NAME", "GENERATION", "REVISION", "AGE", "ACCEPTED", "PROGRAMMED"]);
     for object in objects {
         let metadata = &object["metadata"];
-        let cells =
-            ["namespace", "name", "resourceVersion", "generation"].map(|name| Cell::from(text(&metadata[name])));
-        table.row(cells);
+        let [namespace, name, generation, revision] =
+            ["namespace", "name", "generation", "resourceVersion"].map(|name| Cell::from(text(&metadata[name])));
+        let age = ago(&metadata["creationTimestamp"], now);
+        let [accepted, programmed] = ["Accepted", "Programmed"].map(|kind| condition(&object["status"], kind));
+        table.row([namespace, name, generation, revision, age.into(), accepted, programmed]);
     }
     table.render(look)
+}
+
+/// How long ago a time of RFC 3339 was: `3m`.
+fn ago(time: &Value, now: Timestamp) -> String {
+    let Some(time) = time.as_str().and_then(|time| time.parse::<Timestamp>().ok()) else { return "-".into() };
+    let seconds = now.duration_since(time).as_secs().max(0);
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..86_400 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// What a condition says: of a route, of all its parents together.
+fn condition(status: &Value, kind: &str) -> Cell {
+    let parents = each(&status["parents"]).flat_map(|parent| each(&parent["conditions"]));
+    let all = each(&status["conditions"]).chain(parents).filter(|condition| condition["type"] == kind);
+    // The worst of them.
+    let rank = |condition: &&Value| match condition["status"].as_str() {
+        Some("False") => 0,
+        Some("True") => 2,
+        _ => 1,
+    };
+    let Some(worst) = all.min_by_key(rank) else { return "-".into() };
+    match worst["status"].as_str() {
+        Some("True") => Cell::toned(Tone::Good, "True"),
+        status => {
+            let tone = if status == Some("False") { Tone::Bad } else { Tone::Plain };
+            Cell::toned(tone, format!("{} ({})", text(&worst["status"]), text(&worst["reason"])))
+        }
+    }
 }
 
 /// Registered endpoints.
@@ -131,11 +167,14 @@ pub fn history(args: &HistoryArgs) -> Done {
     let found = block_on(async { done(args.plane.client(WITHIN).get(&target).await) })?;
     let look = Look::of_stdout(args.output == Output::Wide);
     let table = |found: &Value| {
-        let mut table = Table::new(["REVISION", "CHANGE", "ACTOR", "MS SINCE 1970", "GENERATION"]);
+        let mut table = Table::new(["REVISION", "CHANGE", "ACTOR", "WHEN", "TIME", "GENERATION"]);
+        let now = Timestamp::now();
         for item in each(&found["items"]) {
             let generation = &item["object"]["metadata"]["generation"];
-            let cells = [&item["revision"], &item["type"], &item["actor"], &item["at"], generation];
-            table.row(cells.map(|value| Cell::from(text(value))));
+            let [revision, change, actor, time, generation] =
+                [&item["revision"], &item["type"], &item["actor"], &item["time"], generation].map(text);
+            let when = format!("{} ago", ago(&item["time"], now));
+            table.row([revision, change, actor, when, time, generation].map(Cell::from));
         }
         table.render(look)
     };

@@ -20,6 +20,7 @@ mod pool;
 pub mod push;
 pub mod registry;
 mod server;
+pub mod status;
 
 pub use client::Client;
 pub use pool::Pool;

@@ -7,6 +7,9 @@
 //! | `GET /v1/objects[/KIND[/NAMESPACE/NAME]]` | one object, or a list: `namespace=`, `consistency=serializable`, `revision=` |
 //! | `PUT`, `DELETE /v1/objects/KIND/NAMESPACE/NAME` | `If-Match: REVISION`, `If-None-Match: *` |
 //! | `POST /v1/apply`, `/v1/delete` | several objects in one revision, or none; `dryRun=true` |
+//! | `POST /v1/sync` | as apply; what `set=` held before and is not in the body is deleted |
+//! | `POST /v1/rollback` | the configuration as it was right after revision `to=` |
+//! | `GET /v1/backup` | everything that is kept, for `weft restore` |
 //! | `GET /v1/watch` | changes after `from=`, of `kind=`, in `namespace=`, one revision a line |
 //! | `GET /v1/objects/Endpoint`, `GET /v1/watch?kind=Endpoint` | registered endpoints, of `service=` |
 //! | `POST /v1/register`, `/v1/deregister`, `/v1/drain` | endpoints of a service in one revision, or none |
@@ -19,6 +22,7 @@
 
 mod agents;
 mod apply;
+mod backup;
 mod cluster;
 mod leader;
 mod metrics;
@@ -30,7 +34,10 @@ mod reply;
 mod watch;
 mod write;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
@@ -41,6 +48,7 @@ use tokio::sync::watch::Receiver;
 use weft_store::{Role, Store};
 
 use crate::{pool::Pool, push::Push};
+pub(crate) use cluster::watch_membership;
 use query::Query;
 use reply::{Body, Refusal, bytes, text};
 
@@ -61,10 +69,12 @@ pub(crate) struct Context {
     /// True once the server stops: streams end.
     pub stopping: Receiver<bool>,
     pub push: Arc<Push>,
+    /// The others have removed this member.
+    pub removed: AtomicBool,
 }
 
 /// A request, all of it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Asked {
     method: Method,
     uri: Uri,
@@ -131,6 +141,9 @@ async fn route(context: &Context, request: Request<Incoming>) -> Answered {
             objects::history(context, &query::shown_key(kind, namespace, name)?, &query).await
         }
         ("POST", ["v1", "apply"]) => apply::apply(context, &query, &asked).await,
+        ("POST", ["v1", "sync"]) => apply::sync(context, &query, &asked).await,
+        ("POST", ["v1", "rollback"]) => apply::rollback(context, &query, &asked).await,
+        ("GET", ["v1", "backup"]) => backup::backup(context, &query).await,
         ("POST", ["v1", "delete"]) => apply::delete(context, &query, &asked).await,
         ("POST", ["v1", "register"]) => registry::register(context, &asked).await,
         ("POST", ["v1", "deregister"]) => registry::deregister(context, &asked).await,
@@ -145,6 +158,7 @@ async fn route(context: &Context, request: Request<Incoming>) -> Answered {
         ("GET", ["v1", "raft"]) => Ok(cluster::status(context).await),
         ("GET", ["v1", "raft", "self"]) => Ok(cluster::own(context)),
         ("POST", ["v1", "raft", "members"]) => cluster::join(context, &asked).await,
+        ("POST", ["v1", "raft", "add"]) => cluster::add(context, &asked).await,
         ("POST", ["v1", "raft", "promote", id]) => cluster::promote(context, id).await,
         ("POST", ["v1", "raft", "remove", name]) => cluster::remove(context, name).await,
         ("POST", ["v1", "raft", "transfer", name]) => cluster::transfer(context, name).await,
@@ -156,6 +170,10 @@ async fn route(context: &Context, request: Request<Incoming>) -> Answered {
 fn ready(context: &Context) -> Answered {
     let status = context.store.status();
     match (status.role, status.leader) {
+        _ if context.removed.load(Ordering::Relaxed) => {
+            let message = "this member was removed from its cluster";
+            Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "removed", message))
+        }
         (Role::Stopped, _) => Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "stopped", "the store has stopped")),
         (_, None) => Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "no_leader", "no leader is known")),
         _ => Ok(text("text/plain", "ready\n".into())),

@@ -4,39 +4,71 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use weft_store::{
-    machine::Machine,
+    machine::{Filter, Machine},
     types::{Change, Event, Object, ObjectKey},
 };
 
-use super::{Answered, Context, query::Query, reply::Refusal, reply::json as reply};
+use super::{Answered, Context, apply::timestamp, query::Query, reply::Refusal, reply::json as reply};
 use crate::{
     config,
     registry::{self, ENDPOINT},
+    status::{self, Programmed},
 };
 
 pub(super) async fn get(context: &Context, key: &ObjectKey, query: &Query) -> Answered {
-    let found = context.store.read(query.consistency()?, |machine| machine.get(key).cloned()).await?;
-    let object = found.ok_or_else(|| Refusal::not_found(format!("there is no {key}")))?;
-    Ok(reply(&show(context, &[object]).remove(0)))
+    let look = |machine: &Machine| {
+        let found: Vec<_> = machine.get(key).cloned().into_iter().collect();
+        (routes(machine, &found), found)
+    };
+    let (routes, found) = context.store.read(query.consistency()?, look).await?;
+    match show(context, &found, &routes).pop() {
+        Some(shown) => Ok(reply(&shown)),
+        None => Err(Refusal::not_found(format!("there is no {key}"))),
+    }
 }
 
 pub(super) async fn list(context: &Context, kind: Option<&str>, query: &Query) -> Answered {
     let filter = query.filter(kind)?;
-    let look = |machine: &Machine| (machine.revision(), machine.list(&filter));
-    let (revision, objects) = context.store.read(query.consistency()?, look).await?;
-    let items = show(context, &objects);
+    let look = |machine: &Machine| {
+        let found = machine.list(&filter);
+        (machine.revision(), routes(machine, &found), found)
+    };
+    let (revision, routes, objects) = context.store.read(query.consistency()?, look).await?;
+    let items = show(context, &objects, &routes);
     let metadata = json!({"resourceVersion": revision.to_string()});
     Ok(reply(&json!({"apiVersion": "v1", "kind": "List", "metadata": metadata, "items": items})))
 }
 
-/// Objects as they are now.
-fn show(context: &Context, objects: &[Arc<Object>]) -> Vec<Value> {
+/// The stored routes, if any of the objects is a Gateway.
+fn routes(machine: &Machine, objects: &[Arc<Object>]) -> Vec<Arc<Object>> {
+    if !objects.iter().any(|object| &*object.key.kind == "Gateway") {
+        return Vec::new();
+    }
+    let kinds = ["HTTPRoute", "GRPCRoute", "TCPRoute"].map(Into::into).to_vec();
+    machine.list(&Filter { kinds, ..Filter::default() })
+}
+
+/// Objects as they are now, with their status.
+fn show(context: &Context, objects: &[Arc<Object>], routes: &[Arc<Object>]) -> Vec<Value> {
     let left = context.store.lease_left(objects.iter().filter_map(|object| object.lease.as_ref()));
+    let routes: Vec<Value> =
+        routes.iter().map(|route| serde_json::from_slice(&route.spec).unwrap_or_default()).collect();
     let shown = objects.iter().map(|object| match &*object.key.kind {
         ENDPOINT => registry::to_show(object, object.lease.as_ref().and_then(|lease| left.get(lease)).copied()),
-        _ => config::to_show(object),
+        // Core kinds have no status.
+        "Secret" | "ConfigMap" => config::to_show(object),
+        _ => {
+            let mut shown = config::to_show(object);
+            shown["status"] = status::of(&shown, object.generation, &programmed(context, object), &routes);
+            shown
+        }
     });
     shown.collect()
+}
+
+/// How far the nodes are with an object. No node is connected: nothing is pushed yet.
+fn programmed(_context: &Context, _object: &Object) -> Programmed {
+    Programmed::default()
 }
 
 pub(super) async fn revision(context: &Context, query: &Query) -> Answered {
@@ -62,7 +94,7 @@ pub(super) async fn history(context: &Context, key: &ObjectKey, query: &Query) -
 
 /// Which revision, who, when.
 pub(super) fn header(event: &Event) -> Value {
-    json!({"revision": event.revision.0, "actor": &*event.actor, "at": event.at})
+    json!({"revision": event.revision.0, "actor": &*event.actor, "at": event.at, "time": timestamp(event.at)})
 }
 
 /// What sort of change it is, as Kubernetes calls it.

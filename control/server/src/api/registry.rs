@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use weft_store::{
     Consistency,
-    lease::Lost,
+    lease::{Lost, lost},
     machine::Machine,
     types::{Attach, LeaseId, Object, ObjectKey, Op, Outcome, Put, Rejection, Require, That, Write},
 };
@@ -164,10 +164,8 @@ async fn change<E>(context: &Context, asked: &Asked, body: &Body<E>, wanted: Vec
             (machine.revision(), grant, found, machine.get(&service).is_some())
         };
         let (revision, grant, found, known) = context.store.read(Consistency::Linearizable, look).await?;
-        if let (Some(grant), Some((_, generation))) = (grant, &holder.lease)
-            && grant != Some(*generation)
-        {
-            return Err(Refusal::lost(if grant.is_some() { Lost::Superseded } else { Lost::Gone }));
+        if let (Some(grant), Some((_, generation))) = (grant, &holder.lease) {
+            grant.ok_or(Lost::Gone).and_then(|grant| lost(*generation, grant)).map_err(Refusal::lost)?;
         }
         let Plan { require, writes, actions } = plan(&holder, &wanted, &found)?;
         let registers = wanted.iter().any(|(_, goal)| matches!(goal, Goal::Registered(_)));

@@ -191,7 +191,7 @@ impl NewPath {
             ("", new) => Some(Self::Prefix(format!("{new}/"))),
             // Envoy would leave two slashes, or none.
             (prefix, "") => Some(Self::Regex(wire::RegexRewrite {
-                pattern: Some(wire::Regex { regex: format!("^{}/*", escaped(prefix)) }),
+                pattern: Some(wire::Regex { regex: format!("^{}/?", escaped(prefix)) }),
                 substitution: "/".to_owned(),
             })),
             (_, new) => Some(Self::Prefix(new.to_owned())),
@@ -281,9 +281,9 @@ mod tests {
         };
         let prefix = |prefix: &str| Some(NewPath::Prefix(prefix.to_owned()));
         for (matched, new, expected) in [
-            ("/files", "/", regex("^/files/*")),
-            ("/files", "", regex("^/files/*")),
-            ("/f.x", "/", regex(r"^/f\.x/*")),
+            ("/files", "/", regex("^/files/?")),
+            ("/files", "", regex("^/files/?")),
+            ("/f.x", "/", regex(r"^/f\.x/?")),
             ("/files", "/v2", prefix("/v2")),
             ("/files", "/v2/", prefix("/v2")),
             ("/", "/v2", prefix("/v2/")),

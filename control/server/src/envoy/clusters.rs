@@ -11,6 +11,9 @@ use super::{Built, Kind, Resource, World, balancing, endpoints, names, tls, wire
 /// Longest wait for a connection where none was asked for: Envoy has no "no time-out".
 const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// As many streams as HTTP/2 can number.
+const STREAMS_MAX: u32 = (1 << 31) - 1;
+
 /// The clusters of a service.
 pub(super) fn build(world: &World<'_>, service: &Service, built: &mut Built) {
     if world.protected.contains(&service.key) {
@@ -42,7 +45,7 @@ fn cluster(
         name: name.to_owned(),
         connect_timeout: Some(if connect.is_zero() { PATIENCE } else { connect }.into()),
         load_balancing_policy: Some(balancing::policies(&policy.load_balancer)),
-        health_checks: policy.health_check.iter().map(|check| health_check(check, service, http2)).collect(),
+        health_checks: policy.health_check.iter().filter_map(|check| health_check(check, service, http2)).collect(),
         // What is no longer an endpoint gets nothing, however healthy it is.
         ignore_health_on_host_removal: true,
         circuit_breakers: Some(limits(policy)),
@@ -61,7 +64,6 @@ fn cluster(
         cluster.set_discovery(wire::Discovery::StrictDns);
         // As Weft's own nodes do it.
         cluster.set_dns_lookup_family(wire::DnsFamily::V4Preferred);
-        cluster.respect_dns_ttl = true;
         let endpoints = endpoints::localities(service);
         cluster.load_assignment = Some(wire::ClusterLoadAssignment { cluster_name: name.to_owned(), endpoints });
     } else {
@@ -74,7 +76,7 @@ fn cluster(
 fn http_options(pool: &ConnectionPool, http2: bool) -> wire::UpstreamHttp {
     let version = if http2 {
         wire::HttpVersion::Http2(wire::Http2Options {
-            max_concurrent_streams: Some(pool.max_concurrent_streams.max(1)),
+            max_concurrent_streams: Some(pool.max_concurrent_streams.clamp(1, STREAMS_MAX)),
         })
     } else {
         wire::HttpVersion::Http1(())
@@ -114,9 +116,9 @@ fn outliers(breaker: &CircuitBreaker) -> wire::OutlierDetection {
     wire::OutlierDetection {
         consecutive_5xx: Some(breaker.consecutive_failures),
         enforcing_consecutive_5xx: Some(100),
-        interval: Some(rate.window.into()),
-        base_ejection_time: Some(breaker.base_ejection_time.into()),
-        max_ejection_time: Some(breaker.max_ejection_time.into()),
+        interval: positive(rate.window),
+        base_ejection_time: positive(breaker.base_ejection_time),
+        max_ejection_time: positive(breaker.max_ejection_time),
         max_ejection_percent: Some(percent(breaker.max_ejection_percent)),
         // Envoy's own idea, which compares endpoints with each other.
         enforcing_success_rate: Some(0),
@@ -127,12 +129,18 @@ fn outliers(breaker: &CircuitBreaker) -> wire::OutlierDetection {
     }
 }
 
+/// Envoy takes no 0 here.
+fn positive(time: Duration) -> Option<wire::Duration> {
+    Some(time.max(Duration::from_millis(1)).into())
+}
+
 /// 0 to 100, rounded.
 fn percent(value: f64) -> u32 {
     value.clamp(0.0, 100.0).round() as u32
 }
 
-fn health_check(check: &HealthCheck, service: &Service, http2: bool) -> wire::HealthCheck {
+/// Nothing for what Envoy cannot ask: it takes no cluster with gRPC's check that does not speak HTTP/2.
+fn health_check(check: &HealthCheck, service: &Service, http2: bool) -> Option<wire::HealthCheck> {
     let host = format!("{}.{}", service.key.name, service.key.namespace);
     let checker = match &check.probe {
         Probe::Http(path) => wire::Checker::Http(wire::HttpCheck {
@@ -141,17 +149,18 @@ fn health_check(check: &HealthCheck, service: &Service, http2: bool) -> wire::He
             expected_statuses: vec![wire::Range { start: 200, end: 300 }],
             codec_client_type: i32::from(http2),
         }),
+        Probe::Grpc(_) if !http2 => return None,
         Probe::Grpc(name) => wire::Checker::Grpc(wire::GrpcCheck { service_name: name.to_string(), authority: host }),
         Probe::Tcp => wire::Checker::Tcp(()),
     };
-    wire::HealthCheck {
-        timeout: Some(check.timeout.into()),
-        interval: Some(check.interval.into()),
+    Some(wire::HealthCheck {
+        timeout: positive(check.timeout),
+        interval: positive(check.interval),
         // Envoy asks endpoints that get no requests only once a minute otherwise.
-        no_traffic_interval: Some(check.interval.into()),
+        no_traffic_interval: positive(check.interval),
         interval_jitter_percent: 10,
         healthy_threshold: Some(check.healthy),
         unhealthy_threshold: Some(check.unhealthy),
         checker: Some(checker),
-    }
+    })
 }

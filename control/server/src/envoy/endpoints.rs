@@ -24,7 +24,7 @@ pub(super) fn localities(service: &Service) -> Vec<wire::LocalityEndpoints> {
         zones.entry(endpoint.zone.as_deref().unwrap_or_default()).or_default().push(endpoint);
     }
     let locality = |(zone, mut endpoints): (&str, Vec<&Endpoint>)| {
-        // The order in which they registered must not matter: it differs between members after a restart.
+        // The order in which they are written must not matter: a version is a hash.
         endpoints.sort_by_key(|endpoint| (endpoint.address.to_string(), endpoint.port));
         let endpoints: Vec<_> = endpoints.into_iter().map(|endpoint| lb_endpoint(endpoint, divisor)).collect();
         let weight = endpoints.iter().filter_map(|endpoint| endpoint.load_balancing_weight).sum();

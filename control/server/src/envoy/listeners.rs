@@ -199,7 +199,6 @@ fn http(routes: &str) -> wire::Filter {
         use_remote_address: Some(true),
         upgrade_configs: vec![wire::Upgrade { upgrade_type: "websocket".to_owned() }],
         normalize_path: Some(true),
-        merge_slashes: true,
         server_header_transformation: 2,
         strip_trailing_host_dot: true,
         ..manager(routes)

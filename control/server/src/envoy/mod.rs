@@ -15,9 +15,9 @@
 //!
 //! # What becomes of what
 //! - A service is one cluster for each of its ports, over EDS. If one of its endpoints is a name it is a `STRICT_DNS`
-//!   cluster instead, which Envoy resolves; gRPC's client does not know that sort, so it cannot reach such a service.
-//! - An endpoint that drains, or has no weight, is left out of the assignment: Envoy would send it requests again once so
-//!   few endpoints are left that it ignores health, and gRPC leaves it out in any case. What it has in flight is finished.
+//!   cluster instead, which Envoy resolves every 5 s; gRPC's client does not know that sort, so it cannot reach such a service.
+//! - An endpoint that drains, or has no weight, is left out of the assignment: as `DRAINING` Envoy would still send it
+//!   requests once all of a service's endpoints drain, and gRPC leaves it out in any case. What is in flight is finished.
 //! - A Gateway's listeners that share an address and a port are one Envoy listener, whose virtual hosts keep to Gateway
 //!   API's order and its isolation of listeners.
 //! - For gRPC's client every HTTP port of a service is a target: `xds:///web:80`, `xds:///web.default:80`, and without the
@@ -35,7 +35,8 @@
 //!   which would end streams, so it does not limit it.
 //! - PeakEWMA is Envoy's least request. gRPC's client knows round robin, by zone, and ring hash, and takes the nearer of
 //!   them. It cannot express redirects, rewrites, header modifications, mirrors, and TLS towards upstreams.
-//! - A method that no route serves is a 404 and not a 405; retries are limited by what is in flight and not by a rate.
+//! - A method that no route serves is a 404 and not a 405; retries are limited by what is in flight and not by a rate;
+//!   a client's `x-forwarded-for` is added to, and not replaced.
 
 mod action;
 mod balancing;
@@ -47,6 +48,7 @@ mod matching;
 mod mesh;
 mod names;
 mod order;
+pub(crate) mod producer;
 mod retry;
 mod routes;
 mod targets;
@@ -63,7 +65,7 @@ use weft_model::config::{Config, Key, Service};
 
 use wire::Typed;
 
-/// Which of Envoy's resources.
+/// Which of Envoy's resources, in the order in which Envoy wants them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Kind {
     /// `Cluster`, CDS.
@@ -77,9 +79,6 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// In the order in which Envoy wants them.
-    pub(crate) const ALL: [Self; 4] = [Self::Cluster, Self::Assignment, Self::Listener, Self::Routes];
-
     /// The type that a client asks for.
     pub(crate) const fn type_url(self) -> &'static str {
         match self {

@@ -43,7 +43,9 @@ fn retries(policy: Option<&Retry>, rule: Option<&HttpRule>) -> Option<wire::Retr
     let alone = [RetryOn::ConnectFailure, RetryOn::RefusedStream, RetryOn::ResetBeforeRequest];
     for condition in policy.map_or(&alone[..], |policy| &policy.retry_on) {
         match condition {
-            RetryOn::Status(status) => drop(statuses.insert(u32::from(*status))),
+            RetryOn::Status(status) => {
+                statuses.insert(u32::from(*status));
+            }
             other => on.extend(word(*other)),
         }
     }

@@ -123,6 +123,20 @@ impl Store {
         self.change(async |store: &Store| store.0.raft.add_learner(id, member, false).await).await
     }
 
+    /// A member is reached at another address now, or is called otherwise. It has to be the same one, with the data
+    /// directory that it had.
+    pub async fn readdress(&self, id: u64, member: Member) -> Result<(), Error> {
+        let known = self.metrics().membership_config.get_node(&id).cloned();
+        match known {
+            Some(known) if known == member => Ok(()),
+            Some(known) if known.incarnation == member.incarnation => {
+                let change = ChangeMembers::SetNodes(BTreeMap::from([(id, member)]));
+                self.change(async |store: &Store| store.0.raft.change_membership(change, false).await).await
+            }
+            _ => Err(Error::Membership(format!("there is no member {id} with this data directory"))),
+        }
+    }
+
     /// Gives a learner a vote, once it has caught up.
     pub async fn promote(&self, id: u64) -> Result<(), Error> {
         let status = self.status();

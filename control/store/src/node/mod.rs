@@ -32,7 +32,7 @@ use crate::network::{Peers, Server, Transport};
 use crate::raft::{LogId, Member, Types};
 use crate::snapshot::{Disk, Snapshots};
 use crate::state::State;
-use identity::Identity;
+pub(crate) use identity::Identity;
 
 pub use members::{MemberStatus, Role, Status};
 pub use ops::{Consistency, Error};
@@ -158,7 +158,7 @@ impl Store {
         let config = options.config().validate().map_err(|error| Fatal::Raft(error.to_string()))?;
         let (state, snapshots) = (Arc::<State>::default(), Arc::new(snapshots));
         let applier = Applier::new(state.clone(), snapshots.clone(), failure.clone());
-        let peers = Peers { me: id, transport };
+        let peers = Peers::new(id, transport);
         let raft = Raft::new(id, Arc::new(config), peers.clone(), log.clone(), applier).await;
         let raft = raft.map_err(|error| stopped(error.to_string()))?;
 
@@ -260,7 +260,11 @@ fn open_files(options: &Options, failure: &Failure) -> Result<(Log, Snapshots, I
     // After the log: with an identity, a log is expected.
     let identity = match identity {
         Some(identity) => identity,
-        None => Identity::draw(&identity_path, options.id)?,
+        None => {
+            let drawn = Identity::drawn(options.id);
+            drawn.save(&identity_path)?;
+            drawn
+        }
     };
     Ok((log, snapshots, identity))
 }

@@ -36,8 +36,6 @@ pub(in crate::envoy) struct Cluster {
     pub load_assignment: Option<ClusterLoadAssignment>,
     #[prost(btree_map = "string, message", tag = "36")]
     pub typed_extension_protocol_options: BTreeMap<String, Any>,
-    #[prost(bool, tag = "39")]
-    pub respect_dns_ttl: bool,
     #[prost(message, optional, tag = "41")]
     pub load_balancing_policy: Option<LbPolicies>,
 }

@@ -227,9 +227,9 @@ pub(in crate::envoy) struct HealthCheck {
     pub timeout: Option<Duration>,
     #[prost(message, optional, tag = "2")]
     pub interval: Option<Duration>,
-    #[prost(message, optional, tag = "5")]
+    #[prost(message, optional, tag = "4")]
     pub unhealthy_threshold: Option<u32>,
-    #[prost(message, optional, tag = "6")]
+    #[prost(message, optional, tag = "5")]
     pub healthy_threshold: Option<u32>,
     #[prost(message, optional, tag = "12")]
     pub no_traffic_interval: Option<Duration>,

@@ -20,8 +20,6 @@ pub(in crate::envoy) struct HttpConnectionManager {
     pub upgrade_configs: Vec<Upgrade>,
     #[prost(message, optional, tag = "30")]
     pub normalize_path: Option<bool>,
-    #[prost(bool, tag = "33")]
-    pub merge_slashes: bool,
     /// 2: what the upstream says stays.
     #[prost(int32, tag = "34")]
     pub server_header_transformation: i32,

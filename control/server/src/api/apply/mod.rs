@@ -4,14 +4,16 @@
 //! That nobody did is what the guard says: an object of the control plane's own, which every change of the
 //! configuration writes and requires to be as it was read.
 
+mod plan;
+
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use weft_model::{Checked, Problems, documents};
+use weft_model::documents;
 use weft_store::{
     Consistency,
-    machine::Machine,
-    types::{Object, ObjectKey, Op, Outcome, Put, Rejection, Require, Revision, That, Write},
+    machine::{Filter, Machine},
+    types::{ObjectKey, Op, Outcome, Put, Rejection, Require, Revision, That, Write},
 };
 
 use super::{
@@ -21,30 +23,33 @@ use super::{
     write::{Asking, TRIES},
 };
 use crate::config;
+use plan::{Goal, Known, Plan, Wanted, plan};
 
 /// The type of a body that holds several files: `{"files": [{"name": "…", "text": "…"}]}`.
 const FILES: &str = "application/vnd.weft.files+json";
-
-/// What a request asks for.
-#[derive(Debug, Default)]
-struct Wanted {
-    files: Vec<(String, String)>,
-    deleted: Vec<ObjectKey>,
-    require: Vec<Require>,
-}
-
-/// What it comes to.
-#[derive(Debug)]
-struct Plan {
-    require: Vec<Require>,
-    writes: Vec<Write>,
-    objects: Vec<Value>,
-    warnings: Vec<Value>,
-}
+/// What a set of objects holds: the control plane's own, one for each name.
+pub(super) const SET: &str = "ConfigurationSet";
+/// The namespace of the control plane's own objects.
+pub(super) const OWN: &str = "weft";
 
 pub(super) async fn apply(context: &Context, query: &Query, asked: &Asked) -> Answered {
-    let wanted = Wanted { files: files(query, asked)?, ..Wanted::default() };
+    let wanted = Wanted::of(Goal::Files(files(query, asked)?));
     change(context, query, asked, wanted).await.map(|done| reply(&done))
+}
+
+/// The set holds exactly what the body holds: what it held before and does not any more is deleted, unless another set
+/// holds it, too.
+pub(super) async fn sync(context: &Context, query: &Query, asked: &Asked) -> Answered {
+    let set = query.text("set").filter(|set| !set.is_empty() && !set.contains(char::is_control));
+    let set = set.ok_or_else(|| Refusal::bad("set names the set of objects that is to hold these"))?.to_owned();
+    let wanted = Wanted::of(Goal::Set(set, files(query, asked)?));
+    change(context, query, asked, wanted).await.map(|done| reply(&done))
+}
+
+/// The configuration becomes what it was right after a revision. Registered endpoints stay as they are.
+pub(super) async fn rollback(context: &Context, query: &Query, asked: &Asked) -> Answered {
+    let to = query.revision("to")?.ok_or_else(|| Refusal::bad("to names the revision to go back to"))?;
+    change(context, query, asked, Wanted::of(Goal::Revision(to))).await.map(|done| reply(&done))
 }
 
 pub(super) async fn put(context: &Context, key: &ObjectKey, query: &Query, asked: &Asked) -> Answered {
@@ -53,12 +58,12 @@ pub(super) async fn put(context: &Context, key: &ObjectKey, query: &Query, asked
     if !matches!(&*found, [one] if config::key_of(one) == *key) {
         return Err(Refusal::bad(format!("the body is one document, and that is {key}")));
     }
-    let wanted = Wanted { files, require: conditions(key, asked)?, ..Wanted::default() };
+    let wanted = Wanted { require: conditions(key, asked)?, ..Wanted::of(Goal::Files(files)) };
     change(context, query, asked, wanted).await.map(|done| reply(&done))
 }
 
 pub(super) async fn delete_one(context: &Context, key: &ObjectKey, query: &Query, asked: &Asked) -> Answered {
-    let wanted = Wanted { deleted: vec![key.clone()], require: conditions(key, asked)?, ..Wanted::default() };
+    let wanted = Wanted { require: conditions(key, asked)?, ..Wanted::of(Goal::Gone(vec![key.clone()])) };
     let done = change(context, query, asked, wanted).await?;
     match done["changed"].as_u64() {
         Some(0) => Err(Refusal::not_found(format!("there is no {key}"))),
@@ -68,44 +73,55 @@ pub(super) async fn delete_one(context: &Context, key: &ObjectKey, query: &Query
 
 /// The body is `{"keys": [{"kind": "…", "namespace": "…", "name": "…"}]}`.
 pub(super) async fn delete(context: &Context, query: &Query, asked: &Asked) -> Answered {
-    let body: Value = serde_json::from_slice(&asked.body).map_err(|error| Refusal::bad(error.to_string()))?;
+    let body: Value = asked.json()?;
     let keys = body["keys"].as_array().ok_or_else(|| Refusal::bad("the body has no keys"))?;
     let part = |key: &Value, name: &str| key[name].as_str().unwrap_or_default().to_owned();
     let deleted = keys.iter().map(|key| query::key(&part(key, "kind"), &part(key, "namespace"), &part(key, "name")));
-    let wanted = Wanted { deleted: deleted.collect::<Result<_, _>>()?, ..Wanted::default() };
+    let wanted = Wanted::of(Goal::Gone(deleted.collect::<Result<_, _>>()?));
     change(context, query, asked, wanted).await.map(|done| reply(&done))
 }
 
 async fn change(context: &Context, query: &Query, asked: &Asked, wanted: Wanted) -> Result<Value, Refusal> {
     let (dry_run, wanted) = (query.flag("dryRun")?, Arc::new(wanted));
     let asking = Asking::of(asked)?;
-    let guard = ObjectKey::new("Configuration", "weft", "guard");
-    let kinds = Query::default().filter(None)?;
+    let guard = ObjectKey::new("Configuration", OWN, "guard");
+    let (kinds, sets) = (Query::default().filter(None)?, Filter::kind(SET));
+    let now = timestamp((context.clock)());
     let _one_at_a_time = context.changing.lock().await;
     for attempt in 0..TRIES {
-        let look =
-            |machine: &Machine| (machine.revision(), machine.get(&guard).map(|g| g.modified), machine.list(&kinds));
-        let (revision, guarded, stored) = context.store.read(Consistency::Linearizable, look).await?;
-        let planning = wanted.clone();
-        let planned = tokio::task::spawn_blocking(move || plan(&stored, &planning)).await;
+        let look = |machine: &Machine| {
+            let past = match &wanted.goal {
+                Goal::Revision(to) => Some(past(machine, *to)?),
+                _ => None,
+            };
+            let known = Known { objects: machine.list(&kinds), sets: machine.list(&sets), past };
+            Ok::<_, Refusal>((machine.revision(), machine.get(&guard).map(|guard| guard.modified), known))
+        };
+        let (revision, guarded, known) = context.store.read(Consistency::Linearizable, look).await??;
+        let (planning, now) = (wanted.clone(), now.clone());
+        let planned = tokio::task::spawn_blocking(move || plan(&known, &planning, &now)).await;
         let mut plan = planned.map_err(|error| Refusal::defect(error.to_string()))??;
         let done = |revision: Revision, changed: u64, plan: &Plan| {
             let (objects, warnings) = (&plan.objects, &plan.warnings);
             json!({"revision": revision.0, "changed": changed, "objects": objects, "warnings": warnings, "dryRun": dry_run})
         };
         let count = u64::try_from(plan.writes.len()).unwrap_or(u64::MAX);
-        if dry_run || (count == 0 && plan.require.is_empty() && !asking.is_identified()) {
+        let writes = count > 0 || !plan.own.is_empty();
+        if dry_run || (!writes && plan.require.is_empty() && !asking.is_identified()) {
             return Ok(done(revision, count, &plan));
         }
-        if count > 0 {
+        // What is not the caller's is not counted.
+        let mut own = 0;
+        if writes {
             let that = guarded.map_or(That::Absent, That::At);
             plan.require.push(Require { key: guard.clone(), that });
             plan.writes.push(Write::Put(Put::spec(guard.clone(), revision.to_string())));
+            own = 1 + u64::try_from(plan.own.len()).unwrap_or(u64::MAX);
+            plan.writes.append(&mut plan.own);
         }
         let op = Op::Write { require: std::mem::take(&mut plan.require), writes: std::mem::take(&mut plan.writes) };
         match asking.write(context, attempt, op).await? {
-            // The guard is not the caller's.
-            Outcome::Done { revision, changed } => return Ok(done(revision, changed.saturating_sub(1), &plan)),
+            Outcome::Done { revision, changed } => return Ok(done(revision, changed.saturating_sub(own), &plan)),
             Outcome::Rejected(Rejection::Conflict { key, .. }) if key == guard => {}
             Outcome::Rejected(rejection) => return Err(rejection.into()),
             Outcome::Blank | Outcome::Granted { .. } => return Err(Refusal::defect("not the outcome of a write")),
@@ -114,47 +130,22 @@ async fn change(context: &Context, query: &Query, asked: &Asked, wanted: Wanted)
     Err(Refusal::contended())
 }
 
-/// What has to be written so that `wanted` holds.
-fn plan(stored: &[Arc<Object>], wanted: &Wanted) -> Result<Plan, Refusal> {
-    let known = |object: &Arc<Object>| (object.key.clone(), serde_json::from_slice(&object.spec).unwrap_or_default());
-    let checked = config::check(stored.iter().map(known), &wanted.files, &wanted.deleted);
-    let (documents, Checked { warnings, .. }) = checked.map_err(|problems: Problems| Refusal::invalid(&problems))?;
-    let find = |key: &ObjectKey| stored.iter().find(|object| object.key == *key);
-    let mut plan = Plan { require: wanted.require.clone(), writes: Vec::new(), objects: Vec::new(), warnings: vec![] };
-    // Warnings about what was stored before are old news.
-    let new = warnings.iter().filter(|warning| wanted.files.iter().any(|(name, _)| *name == warning.file));
-    plan.warnings = new.filter_map(|warning| serde_json::to_value(warning).ok()).collect();
-    for document in documents {
-        let key = config::key_of(&document);
-        let (json, read_at) = config::to_store(document);
-        if let Some(read_at) = read_at
-            && !plan.require.iter().any(|require| require.key == key)
-        {
-            plan.require.push(Require { key: key.clone(), that: That::At(revision(&read_at)?) });
-        }
-        let spec = json.to_string();
-        let action = match find(&key) {
-            Some(object) if *object.spec == *spec.as_bytes() => "unchanged",
-            Some(_) => "configured",
-            None => "created",
-        };
-        plan.objects.push(named(&key, action));
-        if action != "unchanged" {
-            plan.writes.push(Write::Put(Put::spec(key, spec)));
-        }
+/// The configuration, with its sets, right after a revision.
+fn past(machine: &Machine, to: Revision) -> Result<plan::Past, Refusal> {
+    if to > machine.revision() {
+        return Err(Refusal::bad(format!("revision {to} has not been yet: this is revision {}", machine.revision())));
     }
-    for key in &wanted.deleted {
-        let exists = find(key).is_some();
-        plan.objects.push(named(key, if exists { "deleted" } else { "absent" }));
-        if exists {
-            plan.writes.push(Write::Delete(key.clone()));
-        }
-    }
-    Ok(plan)
+    let objects = machine.at(to).map_err(|compacted| {
+        let hint = format!("the earliest revision that can be had is {}", compacted.at);
+        Refusal::from(compacted).hint(hint)
+    })?;
+    Ok(objects.into_iter().filter(|(key, _)| config::is_configured(&key.kind) || &*key.kind == SET).collect())
 }
 
-fn named(key: &ObjectKey, action: &str) -> Value {
-    json!({"kind": &*key.kind, "namespace": &*key.namespace, "name": &*key.name, "action": action})
+/// RFC 3339, to the second.
+pub(super) fn timestamp(ms: u64) -> String {
+    let seconds = i64::try_from(ms / 1000).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_second(seconds).unwrap_or_default().to_string()
 }
 
 /// The files of a body.
@@ -176,22 +167,24 @@ fn conditions(key: &ObjectKey, asked: &Asked) -> Result<Vec<Require>, Refusal> {
     let that = match (text(http::header::IF_MATCH), text(http::header::IF_NONE_MATCH)) {
         (None, None) => return Ok(Vec::new()),
         (Some("*"), None) => That::Exists,
-        (Some(at), None) => That::At(revision(at)?),
+        (Some(at), None) => That::At(plan::revision(at)?),
         (None, Some("*")) => That::Absent,
         _ => return Err(Refusal::bad("If-Match is a revision or *, If-None-Match is *, and not both")),
     };
     Ok(vec![Require { key: key.clone(), that }])
 }
 
-fn revision(text: &str) -> Result<Revision, Refusal> {
-    let parsed = text.trim_matches('"').parse().map(Revision);
-    parsed.map_err(|_| Refusal::bad(format!("{text:?} is not a revision: it is a number")))
-}
-
 #[cfg(test)]
 mod tests {
+    use weft_model::written::Kind;
+
     #[test]
-    fn the_guard_is_no_kind_of_the_configuration() {
-        assert_eq!(weft_model::written::Kind::from_name("Configuration"), None);
+    fn the_control_planes_own_are_no_kinds_of_the_configuration() {
+        assert_eq!([Kind::from_name("Configuration"), Kind::from_name(super::SET)], [None, None]);
+    }
+
+    #[test]
+    fn times_are_those_of_rfc_3339() {
+        assert_eq!(super::timestamp(1_700_000_000_999), "2023-11-14T22:13:20Z");
     }
 }
