@@ -155,9 +155,10 @@ impl Files {
         let apply = async {
             while let Some(update) = updates.recv().await {
                 let outcome = match update {
-                    Update::New(texts) => {
-                        apply::send(&mut client, &texts, Some(SET), false).await.map(drop).map_err(|failure| failure.message().to_owned())
-                    }
+                    Update::New(texts) => apply::send(&mut client, &texts, Some(SET), false)
+                        .await
+                        .map(drop)
+                        .map_err(|failure| failure.message().to_owned()),
                     Update::Bad(problems) => Err(format!("\n{problems}")),
                 };
                 if outcomes.send(outcome).await.is_err() {
