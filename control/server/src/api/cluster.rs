@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use http::Request;
 use http_body_util::{BodyExt, Full, Limited};
 use serde_json::{Value, json};
-use weft_store::{Member, MemberStatus, Role, Status};
+use weft_store::{Error, Member, MemberStatus, Role, Status};
 
 use super::{Answered, Asked, Context, reply::Refusal, reply::json as reply};
 
@@ -204,10 +204,10 @@ pub(super) async fn add(context: &Context, asked: &Asked) -> Answered {
     loop {
         match context.store.promote(number).await {
             Ok(()) => return Ok(reply(&json!({"id": id, "name": name, "address": reached, "voter": true}))),
-            Err(weft_store::Error::Membership(_)) if tokio::time::Instant::now() < end => {
+            Err(Error::Membership(_)) if tokio::time::Instant::now() < end => {
                 tokio::time::sleep(AGAIN).await;
             }
-            Err(weft_store::Error::Membership(why)) => {
+            Err(Error::Membership(why)) => {
                 return Err(Refusal::new(
                     http::StatusCode::CONFLICT,
                     "not_caught_up",
