@@ -79,6 +79,8 @@ struct Shared {
     rules: watch::Sender<Rules>,
     /// By process id.
     known: Mutex<HashMap<u32, String>>,
+    /// Bytes to and from a process.
+    carried: Mutex<HashMap<String, (u64, u64)>>,
 }
 
 /// The network. Its proxies end with it.
@@ -90,7 +92,8 @@ pub struct Network {
 
 impl Default for Network {
     fn default() -> Self {
-        let shared = Shared { rules: watch::Sender::new(Rules::default()), known: Mutex::default() };
+        let rules = watch::Sender::new(Rules::default());
+        let shared = Shared { rules, known: Mutex::default(), carried: Mutex::default() };
         Self { shared: Arc::new(shared), proxies: Mutex::default() }
     }
 }
@@ -103,10 +106,19 @@ impl Network {
         let (shared, name) = (self.shared.clone(), name.to_owned());
         let proxy = tokio::spawn(async move {
             loop {
+                let name = name.clone();
                 // Out of descriptors: the test is about to fail anyway.
                 let Ok((client, peer)) = listener.accept().await else { return };
                 let ends = (shared.whose(peer, address), name.clone());
-                tokio::spawn(connection(client, target, ends, shared.rules.subscribe()));
+                let rules = shared.rules.subscribe();
+                let shared = Arc::downgrade(&shared);
+                let carried = move |there: usize, back: usize| {
+                    let Some(shared) = shared.upgrade() else { return };
+                    let mut carried = shared.carried.lock().unwrap();
+                    let sums = carried.entry(name.clone()).or_default();
+                    *sums = (sums.0 + there as u64, sums.1 + back as u64);
+                };
+                tokio::spawn(connection(client, target, ends, rules, carried));
             }
         });
         self.proxies.lock().unwrap().push(proxy);
@@ -125,6 +137,11 @@ impl Network {
         self.shared.rules.send_modify(|rules| {
             rules.0.insert((from.map(str::to_owned), to.to_owned()), link);
         });
+    }
+
+    /// How many bytes `to` was sent, and answered, through its proxy.
+    pub fn carried(&self, to: &str) -> (u64, u64) {
+        self.shared.carried.lock().unwrap().get(to).copied().unwrap_or_default()
     }
 
     /// Everything passes.
@@ -173,7 +190,13 @@ fn hex(address: SocketAddr) -> Option<String> {
     }
 }
 
-async fn connection(mut client: TcpStream, target: SocketAddr, ends: Ends, mut rules: watch::Receiver<Rules>) {
+async fn connection(
+    mut client: TcpStream,
+    target: SocketAddr,
+    ends: Ends,
+    mut rules: watch::Receiver<Rules>,
+    carried: impl Fn(usize, usize),
+) {
     if rules.borrow().link(&ends) == Link::Reset {
         return reset(&client);
     }
@@ -189,8 +212,8 @@ async fn connection(mut client: TcpStream, target: SocketAddr, ends: Ends, mut r
     };
     let ended = {
         let ((client_in, client_out), (server_in, server_out)) = (client.split(), server.split());
-        let there = pump(client_in, server_out, rules.clone(), way(false));
-        let back = pump(server_in, client_out, rules.clone(), way(true));
+        let there = pump(client_in, server_out, rules.clone(), way(false), |size| carried(size, 0));
+        let back = pump(server_in, client_out, rules.clone(), way(true), |size| carried(0, size));
         tokio::select! {
             ended = async { tokio::try_join!(there, back) } => ended.is_ok(),
             // Or the network is gone.
@@ -215,6 +238,7 @@ async fn pump(
     mut to: WriteHalf<'_>,
     mut rules: watch::Receiver<Rules>,
     way: impl Fn(&Rules) -> Way,
+    carried: impl Fn(usize),
 ) -> std::io::Result<()> {
     let (queue, mut due) = mpsc::channel::<(Instant, Bytes)>(CHUNKS);
     let mut reading = rules.clone();
@@ -244,6 +268,7 @@ async fn pump(
                 return Ok(());
             }
             to.write_all(&chunk).await?;
+            carried(chunk.len());
         }
         to.shutdown().await
     };

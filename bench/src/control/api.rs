@@ -1,9 +1,9 @@
 //! What operators and agents ask of a member.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -13,14 +13,20 @@ use super::h2::Connection;
 /// For the answer to anything.
 const WITHIN: Duration = Duration::from_secs(60);
 
-/// A connection to a member.
-#[derive(Clone)]
-pub struct Api(Connection);
+/// Before a request that was not done is repeated.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// A connection to a member, and what makes a repeated request the same one.
+pub struct Api {
+    connection: Connection,
+    id: u128,
+    sequence: u64,
+}
 
 impl Api {
     /// Connects.
     pub async fn open(member: SocketAddr) -> Result<Self> {
-        Ok(Self(Connection::open(member).await?))
+        Ok(Self { connection: Connection::open(member).await?, id: fastrand::u128(..), sequence: 0 })
     }
 
     /// Applies documents; the revision.
@@ -40,7 +46,7 @@ impl Api {
 
     /// What a path shows.
     pub async fn get(&mut self, path: &str) -> Result<Value> {
-        Ok(serde_json::from_slice(&self.ask("GET", path, Bytes::new()).await?)?)
+        Ok(serde_json::from_slice(&self.ask("GET", path, &[], Bytes::new()).await?)?)
     }
 
     /// The revision up to which a node has everything in force, if this member serves it.
@@ -53,20 +59,31 @@ impl Api {
 
     /// The sum of a metric.
     pub async fn metric(&mut self, name: &str) -> Result<Option<f64>> {
-        let text = self.ask("GET", "/metrics", Bytes::new()).await?;
+        let text = self.ask("GET", "/metrics", &[], Bytes::new()).await?;
         let text = String::from_utf8_lossy(&text).into_owned();
         let known = text.lines().any(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
         Ok(known.then(|| crate::resilience::sum(&text, name)))
     }
 
     async fn change(&mut self, path: &str, body: Bytes) -> Result<u64> {
-        let answer: Value = serde_json::from_slice(&self.ask("POST", path, body).await?)?;
+        self.sequence += 1;
+        let headers = weft_tests::plane::client::identity(self.id, self.sequence);
+        let answer: Value = serde_json::from_slice(&self.ask("POST", path, &headers, body).await?)?;
         answer["revision"].as_u64().with_context(|| format!("{path} names no revision"))
     }
 
-    async fn ask(&mut self, method: &str, path: &str, body: Bytes) -> Result<Bytes> {
-        let asked = timeout(WITHIN, self.0.json(method, path, &[], body)).await;
-        asked.with_context(|| format!("{method} {path} is not answered"))?
+    /// The body of an answer. While there is no leader, the request is repeated.
+    async fn ask(&mut self, method: &str, path: &str, headers: &[(&str, String)], body: Bytes) -> Result<Bytes> {
+        let end = Instant::now() + WITHIN;
+        loop {
+            let asked = timeout(WITHIN, self.connection.json(method, path, headers, body.clone())).await;
+            let (status, answer) = asked.with_context(|| format!("{method} {path} is not answered"))??;
+            match status.as_u16() {
+                200 => return Ok(answer),
+                503 | 504 if Instant::now() < end => tokio::time::sleep(PAUSE).await,
+                _ => bail!("{method} {path}: {status} {}", String::from_utf8_lossy(&answer)),
+            }
+        }
     }
 }
 

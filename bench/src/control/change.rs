@@ -145,7 +145,7 @@ impl Drop for Stage {
 }
 
 /// In turns, so that three requests meet every endpoint.
-const POLICY: &str = "  loadBalancer: {type: RoundRobin}\n";
+const POLICY: &str = "loadBalancer: {type: RoundRobin}";
 
 async fn is_new(client: &mut Client) -> Result<bool> {
     let answer = client.send(Request::get("/"), Bytes::new()).await?;

@@ -175,7 +175,10 @@ impl Subject {
             Self::Weft(_) => {
                 let endpoint = value.replacen(r#""service":"bench","#, "", 1);
                 let body = format!(r#"{{"service":"bench","endpoints":[{endpoint}]}}"#);
-                connection.json("POST", "/v1/register", &[], body.into()).await?;
+                let (status, body) = connection.json("POST", "/v1/register", &[], body.into()).await?;
+                if status != http::StatusCode::OK {
+                    bail!("{status} {}", String::from_utf8_lossy(&body));
+                }
             }
             Self::Etcd(_) => {
                 let key = format!("Endpoint/default/bench/{address}:8080");

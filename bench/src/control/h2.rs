@@ -27,17 +27,20 @@ impl Connection {
         Ok(Self { to, sender })
     }
 
-    /// A request with a body of JSON; anything but 200 is an error.
-    pub async fn json(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: Bytes) -> Result<Bytes> {
+    /// A request with a body of JSON.
+    pub async fn json(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, String)],
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes)> {
         let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.to));
         for (name, value) in headers {
-            request = request.header(*name, *value);
+            request = request.header(*name, value);
         }
         let (status, body, _) = self.send(request.body(Full::new(body))?).await?;
-        if status != StatusCode::OK {
-            bail!("{method} {path}: {status} {}", String::from_utf8_lossy(&body));
-        }
-        Ok(body)
+        Ok((status, body))
     }
 
     /// A unary gRPC call; the answer's message is not looked at.

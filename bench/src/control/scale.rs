@@ -32,6 +32,8 @@ pub struct Args {
 const AGENTS: u32 = 8;
 /// Changes while a node is away.
 const MISSED: u32 = 10;
+/// What the network calls the members as those that push.
+const PUSH: &str = "push";
 const MIB: f64 = (1 << 20) as f64;
 
 /// Measures.
@@ -64,12 +66,15 @@ pub async fn run(weft: &Path, args: &Args, report: &mut Report) -> Result<()> {
     }
     let mut order: Vec<SocketAddr> = plane.addresses();
     order.sort_by_key(|address| *address != stage.member);
-    let before = sent(&mut apis).await?;
+    for address in &mut order {
+        *address = plane.network.proxy(PUSH, *address).await;
+    }
+    let before = sent(&mut apis, &plane).await?;
     let start = Instant::now();
     let mut node = Node::start(weft, &order)?;
     node.has(stage.revision, &mut apis).await?;
     report.info("a node starts, until it has acknowledged everything", start.elapsed().as_secs_f64(), "s");
-    tell_sent("a node starts", before, sent(&mut apis).await?, None, report);
+    tell_sent("a node starts", before, sent(&mut apis, &plane).await?, None, report);
     report.info("memory of the node", node.settled_rss().await? as f64 / MIB, "MiB");
     stage.served(&mut node).await?;
 
@@ -79,12 +84,12 @@ pub async fn run(weft: &Path, args: &Args, report: &mut Report) -> Result<()> {
     // A node that was away.
     node.stop().await?;
     miss(&mut stage).await?;
-    let before = sent(&mut apis).await?;
+    let before = sent(&mut apis, &plane).await?;
     let start = Instant::now();
     node.restart()?;
     node.has(stage.revision, &mut apis).await?;
     report.info("a node restarts, until it has acknowledged everything", start.elapsed().as_secs_f64(), "s");
-    tell_sent("a node restarts", before, sent(&mut apis).await?, Some(MISSED * 2), report);
+    tell_sent("a node restarts", before, sent(&mut apis, &plane).await?, Some((MISSED * 2, 64.0)), report);
     stage.served(&mut node).await?;
 
     // A member that dies: its node goes to another.
@@ -99,7 +104,7 @@ pub async fn run(weft: &Path, args: &Args, report: &mut Report) -> Result<()> {
         }
     }
     stage.at = Api::open(others[0]).await?;
-    let before = sent(&mut apis).await?;
+    let before = sent(&mut apis, &plane).await?;
     let start = Instant::now();
     stage.revision = stage.at.register(super::change::SERVICE, &[stage.new]).await?;
     node.has(stage.revision, &mut apis).await?;
@@ -109,7 +114,7 @@ pub async fn run(weft: &Path, args: &Args, report: &mut Report) -> Result<()> {
         "s",
         Bound::AtMost(10.0),
     );
-    tell_sent("its member dies", before, sent(&mut apis).await?, Some(MISSED), report);
+    tell_sent("its member dies", before, sent(&mut apis, &plane).await?, Some((MISSED * 2, 64.0)), report);
     Ok(())
 }
 
@@ -163,34 +168,34 @@ async fn serving(members: &mut [Api]) -> Result<Option<usize>> {
     Ok(None)
 }
 
-/// Resources and bytes that all members have sent; none when they do not say.
-async fn sent(members: &mut [Api]) -> Result<Option<(f64, f64)>> {
-    let mut sum = (0.0, 0.0);
-    for member in members {
-        let resources = member.metric("weft_push_resources_total").await?;
-        let Some((resources, bytes)) = resources.zip(member.metric("weft_push_bytes_total").await?) else {
-            return Ok(None);
-        };
-        sum = (sum.0 + resources, sum.1 + bytes);
-    }
-    Ok(Some(sum))
+/// What went between the node and all members.
+#[derive(Clone, Copy)]
+struct Sent {
+    /// As the members count them, if they do.
+    resources: Option<f64>,
+    /// To and from the members.
+    bytes: (u64, u64),
 }
 
-fn tell_sent(
-    what: &str,
-    before: Option<(f64, f64)>,
-    after: Option<(f64, f64)>,
-    most: Option<u32>,
-    report: &mut Report,
-) {
-    let Some((before, after)) = before.zip(after) else {
-        report.missing(format!("{what}: resources sent"), "the members do not say");
-        return;
-    };
-    let resources = after.0 - before.0;
-    match most {
-        Some(most) => report.check(format!("{what}: resources sent"), resources, "", Bound::AtMost(f64::from(most))),
-        None => report.info(format!("{what}: resources sent"), resources, ""),
+async fn sent(members: &mut [Api], plane: &Plane) -> Result<Sent> {
+    let mut resources = Some(0.0);
+    for member in members {
+        let more = member.metric("weft_push_resources_total").await?;
+        resources = resources.zip(more).map(|(sum, more)| sum + more);
     }
-    report.info(format!("{what}: bytes sent"), after.1 - before.1, "B");
+    Ok(Sent { resources, bytes: plane.network.carried(PUSH) })
+}
+
+/// `most` resources, if it is bounded, and kilobytes from the members.
+fn tell_sent(what: &str, before: Sent, after: Sent, most: Option<(u32, f64)>, report: &mut Report) {
+    let mut tell = |name: &str, value: f64, unit, most: Option<f64>| match most {
+        Some(most) => report.check(format!("{what}: {name}"), value, unit, Bound::AtMost(most)),
+        None => report.info(format!("{what}: {name}"), value, unit),
+    };
+    if let Some((before, after)) = before.resources.zip(after.resources) {
+        tell("resources from members", after - before, "", most.map(|(most, _)| f64::from(most)));
+    }
+    let kib = |before: u64, after: u64| (after - before) as f64 / 1024.0;
+    tell("from members", kib(before.bytes.1, after.bytes.1), "KiB", most.map(|(_, most)| most));
+    tell("to members", kib(before.bytes.0, after.bytes.0), "KiB", None);
 }

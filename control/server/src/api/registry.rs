@@ -157,18 +157,31 @@ async fn change<E>(context: &Context, asked: &Asked, body: &Body<E>, wanted: Vec
     }
     let service = ObjectKey::new("Service", &body.namespace, &body.service);
     let asking = Asking::of(asked)?;
-    for attempt in 0..TRIES {
+    let registers = wanted.iter().any(|(_, goal)| matches!(goal, Goal::Registered(_)));
+    // A write is conditional on what was seen, and attaches only to a lease that is held: when all there is to do is
+    // written, it does not matter how old that was. It saves asking a quorum before each registration.
+    let mut consistency = match &holder.lease {
+        Some(_) if !registers => Consistency::Linearizable,
+        _ => Consistency::Serializable,
+    };
+    let mut attempt = 0;
+    while attempt < TRIES {
         let look = |machine: &Machine| {
             let found: Vec<_> = wanted.iter().map(|(key, _)| machine.get(key).cloned()).collect();
             let grant = holder.lease.as_ref().map(|(lease, _)| machine.lease(lease).map(|lease| lease.generation));
             (machine.revision(), grant, found, machine.get(&service).is_some())
         };
-        let (revision, grant, found, known) = context.store.read(Consistency::Linearizable, look).await?;
-        if let (Some(grant), Some((_, generation))) = (grant, &holder.lease) {
-            grant.ok_or(Lost::Gone).and_then(|grant| lost(*generation, grant)).map_err(Refusal::lost)?;
+        let (revision, grant, found, known) = context.store.read(consistency, look).await?;
+        let held = match (grant, &holder.lease) {
+            (Some(grant), Some((_, generation))) => grant.ok_or(Lost::Gone).and_then(|grant| lost(*generation, grant)),
+            _ => Ok(()),
+        };
+        let planned = held.map_err(Refusal::lost).and_then(|()| plan(&holder, &wanted, &found));
+        let all = planned.as_ref().is_ok_and(|plan| plan.writes.len() == wanted.len());
+        if std::mem::replace(&mut consistency, Consistency::Linearizable) == Consistency::Serializable && !all {
+            continue;
         }
-        let Plan { require, writes, actions } = plan(&holder, &wanted, &found)?;
-        let registers = wanted.iter().any(|(_, goal)| matches!(goal, Goal::Registered(_)));
+        let Plan { require, writes, actions } = planned?;
         let warnings = (registers && !known).then(|| warning(&service));
         let answer = |revision: u64, changed: u64| {
             let objects = wanted.iter().zip(&actions).map(|((key, _), action)| {
@@ -183,7 +196,7 @@ async fn change<E>(context: &Context, asked: &Asked, body: &Body<E>, wanted: Vec
         }
         match asking.write(context, attempt, Op::Write { require, writes }).await? {
             Outcome::Done { revision, changed } => return Ok(answer(revision.0, changed)),
-            Outcome::Rejected(Rejection::Conflict { .. }) => {}
+            Outcome::Rejected(Rejection::Conflict { .. }) => attempt += 1,
             Outcome::Rejected(rejection) => return Err(rejection.into()),
             Outcome::Blank | Outcome::Granted { .. } => return Err(Refusal::defect("not the outcome of a write")),
         }

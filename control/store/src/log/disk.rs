@@ -243,12 +243,6 @@ impl Batch<'_> {
         self.transaction.set_durability(Durability::Immediate).map_err(|error| self.disk.corrupt(error))?;
         self.transaction.commit().map_err(|error| self.disk.failed(error))
     }
-
-    /// Returns once everything can be read; it is on the disk with the next [`Self::commit`].
-    pub(super) fn commit_lazily(mut self) -> Result<(), Fatal> {
-        self.transaction.set_durability(Durability::None).map_err(|error| self.disk.corrupt(error))?;
-        self.transaction.commit().map_err(|error| self.disk.failed(error))
-    }
 }
 
 /// Damages what a batch is about to write, as no honest writer would.

@@ -183,11 +183,11 @@ impl Log {
         let (log, mut queue) = Self::new(disk, found, failure);
         let shared = log.shared.clone();
         tokio::spawn(async move {
-            let mut batch = Vec::new();
+            let (mut batch, mut committed) = (Vec::new(), None);
             while queue.recv_many(&mut batch, JOBS).await > 0 {
                 // As long as an fsync takes.
                 tokio::time::sleep(Duration::from_millis(1)).await;
-                writer::serve(&shared, &mut batch);
+                writer::serve(&shared, &mut batch, &mut committed);
             }
         });
         Ok(log)
