@@ -25,7 +25,7 @@ pub mod logs;
 mod metrics;
 pub mod nodes;
 mod order;
-mod own;
+pub(crate) mod own;
 mod protocol;
 mod quorum;
 mod sotw;
