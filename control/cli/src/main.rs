@@ -24,6 +24,7 @@ mod query;
 mod raft;
 mod routes;
 mod schema;
+mod status;
 mod up;
 mod validate;
 
@@ -74,6 +75,9 @@ enum Verb {
     Watch(follow::Args),
     /// Wait until a member of the control plane has reached a revision.
     Wait(get::WaitArgs),
+    /// The nodes of a control plane: what each has in force, how far it is behind, what it does not take and why. Ends
+    /// with 0 when all that are connected have everything, and with 1 otherwise.
+    Status(status::Args),
     /// The members of the control plane.
     #[command(subcommand)]
     Raft(raft::Raft),
@@ -119,6 +123,7 @@ fn main() -> std::process::ExitCode {
         Verb::History(args) => get::history(&args),
         Verb::Watch(args) => follow::run(&args),
         Verb::Wait(args) => get::wait(&args),
+        Verb::Status(args) => status::run(&args),
         Verb::Raft(raft) => raft::run(&raft),
         Verb::Validate(args) => validate::run(&args),
         Verb::Schema => schema::run(),

@@ -7,6 +7,8 @@ mod ebpf;
 mod node;
 #[path = "cli/plane.rs"]
 mod plane;
+#[path = "cli/status.rs"]
+mod status;
 
 use std::{
     net::TcpListener,

@@ -14,7 +14,7 @@ use std::{
 use tokio::sync::{Notify, watch};
 
 use super::{
-    convergence::Convergence,
+    convergence::{Convergence, Histogram},
     log::{Change, Log, Resource, TypeSpec},
 };
 
@@ -109,6 +109,18 @@ impl Logs {
     pub(super) fn converging<T>(&self, at: usize, with: impl FnOnce(&mut Convergence) -> T) -> Option<T> {
         let convergence = self.convergence.get(at)?;
         Some(with(&mut convergence.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// Of all types.
+    pub(super) fn convergence(&self) -> Histogram {
+        let mut all = Histogram::default();
+        for at in 0..self.convergence.len() {
+            self.converging(at, |convergence| {
+                convergence.expire(Instant::now());
+                all.add(&convergence.histogram);
+            });
+        }
+        all
     }
 
     /// The logs, for a short look: producers wait.

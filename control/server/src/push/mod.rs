@@ -101,6 +101,11 @@ impl Push {
         MemberNodes { id: id.to_string(), member: self.member.clone(), revision, nodes }
     }
 
+    /// What is said about it, in Prometheus's text format.
+    pub(crate) fn metrics(&self) -> String {
+        metrics::render(self)
+    }
+
     /// Is it for [`Self::serve`]?
     pub(crate) fn is_stream<B>(request: &Request<B>) -> bool {
         let content_type = request.headers().get(http::header::CONTENT_TYPE);
