@@ -9,7 +9,7 @@
 //!  members ──▶ POST /raft ──▶ Store::handle        pool.rs ◀────────┘ Transport
 //! ```
 //!
-//! `client.rs` is the other side: asks one member after the other.
+//! `client.rs` is the other side: asks one member after the other. `envoy/` makes what standard clients of `push/` get.
 
 mod api;
 pub mod client;

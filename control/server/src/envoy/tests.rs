@@ -303,6 +303,9 @@ fn https_is_listened_to_only_with_certificates_in_files() {
     let own = routes(&built, "gateway/[::]:443/default/edge/a");
     assert_eq!(own.virtual_hosts.len(), 1);
     assert_eq!(own.virtual_hosts[0].domains, ["a.test"]);
+    let rest = routes(&built, "gateway/[::]:443/default/edge/rest");
+    let hosts: Vec<_> = rest.virtual_hosts.iter().map(|host| (&*host.domains[0], host.routes.len())).collect();
+    assert_eq!(hosts, [("*", 1), ("a.test", 0)], "a.test belongs to the other listener");
 
     // A path that means something only beside the document.
     let built = build(&config(&text("certFile: a.pem, keyFile: a.key")));
