@@ -94,9 +94,10 @@ pub async fn run(weft: &Path, args: &Args, report: &mut Report) -> Result<()> {
 
     // A member that dies: its node goes to another.
     let index = serving(&mut apis).await?.context("no member serves the node")?;
-    plane.members[index].kill();
     apis.remove(index);
-    plane.leader_but(index).await;
+    let before = sent(&mut apis, &plane).await?;
+    let start = Instant::now();
+    plane.members[index].kill();
     let mut others = Vec::new();
     for (other, member) in plane.members.iter().enumerate() {
         if other != index {
@@ -104,8 +105,6 @@ pub async fn run(weft: &Path, args: &Args, report: &mut Report) -> Result<()> {
         }
     }
     stage.at = Api::open(others[0]).await?;
-    let before = sent(&mut apis, &plane).await?;
-    let start = Instant::now();
     stage.revision = stage.at.register(super::change::SERVICE, &[stage.new]).await?;
     node.has(stage.revision, &mut apis).await?;
     report.check(
