@@ -81,7 +81,7 @@ impl Options {
             election: (Duration::from_millis(350), Duration::from_millis(700)),
             snapshot_every: 10_000,
             timeout: Duration::from_secs(5),
-            history: Duration::from_secs(600),
+            history: Duration::from_secs(7 * 24 * 3600),
             hold: Hold::default(),
             clock: || {
                 let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
