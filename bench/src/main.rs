@@ -5,10 +5,12 @@
 //! * `idle`: memory of an idle keep-alive connection.
 //! * `resilience`: what the resilience features must show, with bounds.
 //! * `ebpf`: what the kernel programs cost and keep to, with bounds.
+//! * `control`: what the control plane must show, with bounds, and beside etcd.
 //! * `load`: a small load generator, closed loop or at a fixed rate.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "tables go to stdout, progress to stderr")]
 
 mod child;
+mod control;
 mod ebpf;
 mod floor;
 mod idle;
@@ -50,6 +52,8 @@ enum Verb {
     Resilience(resilience::Args),
     /// What the kernel programs cost, and what they keep to: DIRECT, PROXY, restarts, dead endpoints, original destinations
     Ebpf(ebpf::Args),
+    /// What the control plane must show: leaders killed under load, writes beside etcd's
+    Control(control::Args),
     /// Load one URL, closed loop or at a fixed rate, and print the latency distribution
     Load(load::Args),
     /// The smallest proxy that can be written on hyper: the floor that Weft is compared with
@@ -104,6 +108,7 @@ async fn dispatch(verb: Verb) -> Result<Verdict> {
         Verb::Load(args) => load::run(args).await,
         Verb::FloorProxy(args) => floor::run(args).await,
         Verb::Ebpf(args) => ebpf::run(args).await,
+        Verb::Control(args) => control::run(args).await,
         Verb::EbpfClient => ebpf::client::run().await,
         Verb::EbpfEndpoint(args) => ebpf::endpoint::run(args).await,
     }

@@ -22,9 +22,22 @@ impl Spread {
     }
 }
 
+/// The value that this share of them does not exceed; `sorted` is. `None` without a value.
+pub fn percentile(sorted: &[f64], share: f64) -> Option<f64> {
+    let rank = (sorted.len() as f64 * share).ceil() as usize;
+    sorted.get(rank.clamp(1, sorted.len().max(1)) - 1).copied()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn percentiles_are_values_that_were_measured() {
+        let values: Vec<f64> = (1..=200).map(f64::from).collect();
+        assert_eq!([0.0, 0.5, 0.99, 1.0].map(|share| percentile(&values, share)), [1.0, 100.0, 198.0, 200.0].map(Some));
+        assert_eq!((percentile(&[], 0.5), percentile(&[3.0], 0.99)), (None, Some(3.0)));
+    }
 
     #[test]
     fn the_median_lies_in_the_middle() {

@@ -16,11 +16,11 @@ pub use bind::hint as bind_hint;
 pub use capturer::Capturer;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     io,
     net::SocketAddr,
     sync::{
-        Arc, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     thread::JoinHandle,
@@ -41,6 +41,7 @@ use crate::{
         PortId, Snapshot,
         compile::{self, CompileError},
     },
+    source::control,
     telemetry::{Exporter, Telemetry, export::Environment},
     worker::{self, Command, Shared},
 };
@@ -99,6 +100,8 @@ pub struct App {
     captured: Vec<SocketAddr>,
     config: Arc<Config>,
     revision: u64,
+    /// Identities were taken and given back since the snapshot in force was compiled: not all of them are those in it.
+    given_back: bool,
     watch: watch::Watch,
     exporter: Exporter,
     identities: Arc<Identities>,
@@ -116,6 +119,8 @@ pub struct State {
     pub draining: AtomicBool,
     /// Asks the owner of the process to drain.
     pub drain: channel::Sender<bool>,
+    /// How the node stands with its control plane, if it follows one.
+    pub control: OnceLock<Arc<control::Status>>,
 }
 
 impl App {
@@ -168,6 +173,7 @@ impl App {
             last_error: ArcSwap::from_pointee(None),
             draining: AtomicBool::new(false),
             drain: channel::channel(false).0,
+            control: OnceLock::new(),
         });
         Ok(Self {
             shared,
@@ -177,6 +183,7 @@ impl App {
             captured,
             config: Arc::default(),
             revision: 0,
+            given_back: false,
             watch: watch::Watch::new(tokio::runtime::Handle::current()),
             exporter: telemetry.spawn_exporter(),
             identities: Arc::default(),
@@ -204,11 +211,22 @@ impl App {
     /// # Errors
     /// When it cannot be compiled or a new port cannot be bound; what was in force stays.
     ///
-    /// Endpoints by name are resolved first, for at most `RESOLVE`: a new name must not answer 503 for a moment.
+    /// Endpoints by name are resolved first, for at most `RESOLVE`: a new name must not answer 503 for a moment. Where only
+    /// endpoints are different, nothing else is looked at: they come and go all the time.
     pub async fn apply(&mut self, config: Arc<Config>) -> Result<(), ApplyError> {
+        if let Some(moved) = compile::moved(&self.config, &config).filter(|_| !self.given_back) {
+            let snapshot =
+                self.compile_with(&config, self.revision + 1, |input, previous| moved.compile(input, previous))?;
+            self.revision += 1;
+            self.config = config;
+            self.publish(snapshot);
+            self.state.last_error.store(Arc::new(None));
+            return Ok(());
+        }
         self.watch.resolve(&config, RESOLVE).await;
         self.identities.apply(&config, SystemTime::now()).map_err(ApplyError::Identity)?;
         let applied = self.apply_with_identities(config);
+        self.given_back = applied.is_err();
         if applied.is_err()
             && let Err(errors) = self.identities.apply(&self.config, SystemTime::now())
         {
@@ -249,11 +267,23 @@ impl App {
         Ok(())
     }
 
+    /// The configuration comes from a control plane.
+    pub fn follows(&self, control: Arc<control::Status>) {
+        if self.state.control.set(control.clone()).is_ok() {
+            self.shared.telemetry.metrics.add_source(move |samples| control.collect(samples));
+        }
+    }
+
     /// Notes that a configuration was refused.
     pub fn refused(&self, why: String) {
         self.state.reload_failures.fetch_add(1, Ordering::Relaxed);
         self.shared.telemetry.metrics.config_reload_failures.fetch_add(1, Ordering::Relaxed);
         self.state.last_error.store(Arc::new(Some(why)));
+    }
+
+    /// Notes that what was refused is no longer wanted.
+    pub fn nothing_refused(&self) {
+        self.state.last_error.store(Arc::new(None));
     }
 
     /// Waits until an endpoint's name resolves to something else, and takes it over.
@@ -265,7 +295,16 @@ impl App {
         }
     }
 
-    fn compile(&mut self, config: &Arc<Config>, revision: u64) -> Result<Snapshot, CompileError> {
+    fn compile(&self, config: &Arc<Config>, revision: u64) -> Result<Snapshot, CompileError> {
+        self.compile_with(config, revision, compile::compile)
+    }
+
+    fn compile_with(
+        &self,
+        config: &Arc<Config>,
+        revision: u64,
+        compile: impl FnOnce(&compile::Input<'_>, &Snapshot) -> Result<Snapshot, CompileError>,
+    ) -> Result<Snapshot, CompileError> {
         let previous = self.shared.snapshot.load();
         let input = compile::Input {
             config: config.clone(),
@@ -276,17 +315,12 @@ impl App {
             telemetry: &self.shared.telemetry,
             now: Instant::now(),
         };
-        compile::compile(&input, &previous)
+        compile(&input, &previous)
     }
 
     fn publish(&mut self, snapshot: Snapshot) {
         let previous = self.shared.snapshot.load_full();
         let snapshot = Arc::new(snapshot);
-        let kept: HashMap<u64, ()> = snapshot
-            .services
-            .values()
-            .flat_map(|service| service.endpoints().iter().map(|endpoint| (endpoint.id, ())))
-            .collect();
         self.watch.follow(&snapshot);
         let now = Instant::now();
         self.shared.publish(snapshot.clone());
@@ -295,12 +329,10 @@ impl App {
                 let _ = worker.send(Command::Reclaim(places, self.workers.len() - 1));
             }
         }
-        for endpoint in previous.services.values().flat_map(|service| service.endpoints()) {
-            if !kept.contains_key(&endpoint.id) {
-                endpoint.mark_removed(now);
-            }
+        for endpoint in snapshot.removed(&previous) {
+            endpoint.mark_removed(now);
         }
-        snapshot.enforce(now);
+        snapshot.enforce(&previous, now);
         self.shared.telemetry.metrics.config_revision.store(self.revision, Ordering::Relaxed);
     }
 

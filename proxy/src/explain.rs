@@ -142,7 +142,7 @@ pub fn explain(snapshot: &Snapshot, shed: &Shed, question: &Question, now: Insta
         let shown = named(&case, format!("Service {}", port.service), at.port().to_string());
         sort(shown, &case, unfit(&case));
     }
-    for port in &snapshot.ports {
+    for port in &*snapshot.ports {
         let case = case(port.id, &port.kind, None);
         let own = listeners.get(&port.id).map_or(&[][..], Vec::as_slice);
         let hostnames = own.iter().enumerate().map(|(at, (_, listener))| (listener.hostname.clone(), at));

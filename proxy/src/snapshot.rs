@@ -56,8 +56,8 @@ pub struct Snapshot {
     pub revision: u64,
     /// What it was compiled from.
     pub config: Arc<Config>,
-    /// Sorted by id.
-    pub ports: Vec<Port>,
+    /// Sorted by id. Shared with the snapshots before it that differ in endpoints only.
+    pub ports: Arc<[Port]>,
     /// What captured connections ask for, by the address that they were made to. All addresses of a service's port share
     /// one value.
     pub virtual_ports: foldhash::HashMap<PortId, Arc<VirtualPort>>,
@@ -82,7 +82,7 @@ impl Snapshot {
         Self {
             revision: 0,
             config: Arc::default(),
-            ports: Vec::new(),
+            ports: Arc::default(),
             virtual_ports: foldhash::HashMap::default(),
             identities: HashMap::new(),
             rules: Vec::new(),
@@ -94,9 +94,12 @@ impl Snapshot {
 
     /// Puts in force what belongs to live state: weights, idle time-outs, policies of breakers, budgets and limits. Not
     /// part of compiling, because what was compiled may still be refused.
-    /// Endpoints that are gone are to be marked as removed before: they would count among the others.
-    pub fn enforce(&self, now: Instant) {
-        for service in self.services.values() {
+    /// Endpoints that are gone are to be marked as removed before: they would count among the others. Services that were
+    /// taken over from `previous` as they are need nothing.
+    pub fn enforce(&self, previous: &Self, now: Instant) {
+        for service in
+            self.services.iter().filter(|(id, service)| !previous.has(id, service)).map(|(_, service)| service)
+        {
             service.budget.configure(&service.common.retry_budget(), now);
             if let (Some(policy), Some(gradient)) = (&service.common.concurrency, &service.concurrency) {
                 gradient.configure(policy);
@@ -111,6 +114,23 @@ impl Snapshot {
             let percent = breaker.map_or(0.0, |breaker| breaker.max_ejection_percent);
             service.circuit.configure(percent, service.endpoints(), now);
         }
+    }
+
+    /// Whether this snapshot has this very service too.
+    pub fn has(&self, id: &(Key, u16), service: &Arc<Service>) -> bool {
+        self.services.get(id).is_some_and(|own| Arc::ptr_eq(own, service))
+    }
+
+    /// The endpoints of `previous` that this snapshot does not have.
+    pub fn removed<'p>(&self, previous: &'p Self) -> impl Iterator<Item = &'p Arc<Endpoint>> {
+        let changed = previous.services.iter().filter(|(id, service)| !self.has(id, service));
+        changed.flat_map(|(id, before)| {
+            let now = self.services.get(id);
+            before.endpoints().iter().filter(move |endpoint| {
+                let kept = now.and_then(|now| now.by_address.get(&endpoint.address));
+                kept.is_none_or(|kept| kept.id != endpoint.id)
+            })
+        })
     }
 
     /// The service ports that somebody retries or hedges requests to: those whose budgets matter.
@@ -212,7 +232,7 @@ pub enum PortKind {
 }
 
 /// Where the connections of a TCP listener go.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct TcpTarget {
     /// Name of the TCPRoute, or of the service if there is none.
     pub route: Arc<str>,
@@ -221,7 +241,7 @@ pub struct TcpTarget {
 }
 
 /// A rule of an HTTPRoute or GRPCRoute, ready to use.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Rule {
     /// Name of the route.
     pub route: Arc<str>,
@@ -246,7 +266,7 @@ pub struct Rule {
 }
 
 /// URLRewrite, compiled.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Rewrite {
     /// New authority.
     pub host: Option<http::uri::Authority>,
@@ -255,7 +275,7 @@ pub struct Rewrite {
 }
 
 /// RequestMirror, compiled.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Mirror {
     /// Where copies go.
     pub upstream: Arc<Upstream>,
@@ -266,7 +286,7 @@ pub struct Mirror {
 }
 
 /// One backend of a rule.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Target {
     /// Name of the service, as labels have it.
     pub service: Arc<str>,
@@ -397,6 +417,8 @@ pub struct Service {
     pub budget: Arc<SharedBudget>,
     /// When it was first seen.
     pub since: Instant,
+    /// What it was compiled from.
+    pub written: Arc<config::Service>,
     /// The endpoints by address, for the next snapshot.
     by_address: HashMap<SocketAddr, Arc<Endpoint>>,
     /// TLS to the endpoints.
@@ -409,6 +431,19 @@ impl Service {
     /// The endpoints, in the order of the configuration.
     pub fn endpoints(&self) -> &[Arc<Endpoint>] {
         self.endpoints.endpoints()
+    }
+
+    /// Whether it finishes what it has and gets nothing new.
+    pub fn drains(&self, endpoint: &Endpoint) -> bool {
+        // Only one of weight 0 can.
+        endpoint.weight() == 0
+            && self.written.endpoints.iter().filter(|written| written.draining).any(|written| {
+                let same = match &written.address {
+                    config::Address::Ip(ip) => endpoint.address.ip() == *ip,
+                    config::Address::Name(name) => endpoint.hostname.as_ref() == Some(name),
+                };
+                same && written.port == endpoint.address.port()
+            })
     }
 
     /// TLS to the endpoints.

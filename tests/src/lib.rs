@@ -2,20 +2,24 @@
 //!
 //! Read [`weft`] first (start, edit, drain, stop; [`endpoints`]: what the node says of its peers), then the upstreams
 //! ([`upstream`], [`tool`], [`unruly`], [`wire`], [`grpc`], [`websocket`], [`nginx`], [`otlp`]) and the clients ([`client`], [`wire`], [`frames`], [`load`], [`curl`]).
-//! [`mesh`]: processes whose connections are captured.
+//! [`mesh`]: processes whose connections are captured. [`plane`]: members of a control plane, [`cut`] off from each other,
+//! and whether what their clients saw makes a [`history`].
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, clippy::print_stderr)]
 
 pub mod client;
 pub mod curl;
+pub mod cut;
 pub mod endpoints;
 pub mod frames;
 pub mod grpc;
+pub mod history;
 pub mod load;
 pub mod mesh;
 pub mod metrics;
 pub mod nginx;
 pub mod otlp;
 pub mod pki;
+pub mod plane;
 pub mod ports;
 pub mod tool;
 pub mod unruly;

@@ -76,14 +76,14 @@ impl Size {
                     source: None,
                 });
             }
-            config.services.push(Service {
+            config.services.push(Arc::new(Service {
                 key,
                 cluster_ips: vec![number(index).into()],
                 mode: ServiceMode::Auto,
                 fail_open: false,
                 ports: vec![ServicePort { name: "main".into(), port: PORT, protocol, declared: true }],
                 endpoints: Vec::new(),
-            });
+            }));
         }
         let denied = config.services.last().map(|service| service.key.clone());
         config.access_policies.push(AccessPolicy {

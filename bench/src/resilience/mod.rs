@@ -2,7 +2,7 @@
 //! in a known way, load, and a table with PASS or FAIL in each row.
 
 mod backend;
-mod client;
+pub mod client;
 mod keys;
 mod node;
 mod post;
@@ -21,6 +21,8 @@ use clap::ValueEnum;
 use crate::load::Tool;
 use crate::report::Report;
 use crate::{Verdict, machine, weft};
+
+pub use node::sum;
 
 /// Options of `weft-bench resilience`.
 #[derive(clap::Args)]

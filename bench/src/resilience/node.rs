@@ -118,7 +118,7 @@ impl Node {
 const SERVICE: &str = "origin";
 
 /// The sum of the samples of one name in a Prometheus text.
-fn sum(text: &str, name: &str) -> f64 {
+pub fn sum(text: &str, name: &str) -> f64 {
     let samples = text.lines().filter_map(|line| line.strip_prefix(name));
     let values = samples.filter(|rest| rest.starts_with(['{', ' '])).filter_map(|rest| {
         let rest = rest.rfind('}').map_or(rest, |end| &rest[end + 1..]);

@@ -4,13 +4,13 @@ use std::{io::Read, path::PathBuf};
 
 use http::Method;
 use serde_json::{Value, json};
-use weft_control::config;
-use weft_model::{documents, read_texts};
+use weft_control::{Client, config};
+use weft_model::{documents, read_texts, with_absolute_paths};
 use weft_store::types::ObjectKey;
 
 use crate::{
     exit::{Done, Exit, Failure, print_line},
-    plane::{PlaneArgs, WITHIN, actor, block_on, changed},
+    plane::{PlaneArgs, WITHIN, actor, block_on, changed, segment},
     query::each,
     validate,
 };
@@ -21,6 +21,12 @@ pub struct Args {
     /// Files, or directories of *.yaml, *.yml and *.json; `-` is stdin. May be repeated.
     #[arg(short = 'f', long = "file", value_name = "FILE|DIR", required = true)]
     files: Vec<PathBuf>,
+    /// Delete what the set held before and these files do not any more; in the same revision.
+    #[arg(long, requires = "set")]
+    prune: bool,
+    /// With --prune: the name of the set that holds exactly these objects afterwards.
+    #[arg(long, value_name = "NAME", requires = "prune")]
+    set: Option<String>,
     /// Check, and say what would change, without changing anything.
     #[arg(long)]
     dry_run: bool,
@@ -54,14 +60,27 @@ pub fn run(args: &Args) -> Done {
     let files = read(&args.files)?;
     block_on(async {
         let mut client = args.plane.client(WITHIN);
-        let list: Vec<Value> = files.iter().map(|(name, text)| json!({"name": name, "text": text})).collect();
-        let target = if args.dry_run { "/v1/apply?dryRun=true" } else { "/v1/apply" };
-        let headers = [("content-type", "application/vnd.weft.files+json"), ("weft-actor", &*actor())];
-        let answer = client.change(Method::POST, target, &headers, json!({"files": list}).to_string()).await;
-        let done = changed(&client, answer, &files, &[]).await?;
+        let done = send(&mut client, &files, args.set.as_deref(), args.dry_run).await?;
         print_line(&summary(&done));
         Ok(())
     })
+}
+
+/// Applies texts; with a set, it holds exactly these afterwards.
+pub async fn send(
+    client: &mut Client,
+    files: &[(String, String)],
+    set: Option<&str>,
+    dry_run: bool,
+) -> Result<Value, Failure> {
+    let list: Vec<Value> = files.iter().map(|(name, text)| json!({"name": name, "text": text})).collect();
+    let target = match set {
+        Some(set) => format!("/v1/sync?set={}&dryRun={dry_run}", segment(set)),
+        None => format!("/v1/apply?dryRun={dry_run}"),
+    };
+    let headers = [("content-type", "application/vnd.weft.files+json"), ("weft-actor", &*actor())];
+    let answer = client.change(Method::POST, &target, &headers, json!({"files": list}).to_string()).await;
+    changed(client, answer, files, &[]).await
 }
 
 /// Deletes in one revision, or nothing.
@@ -94,7 +113,7 @@ pub fn delete(args: &DeleteArgs) -> Done {
 }
 
 /// A line for each object, and the revision.
-fn summary(done: &Value) -> String {
+pub fn summary(done: &Value) -> String {
     let mut lines = String::new();
     let dry = if done["dryRun"] == true { " (dry run)" } else { "" };
     for object in each(&done["objects"]) {
@@ -106,8 +125,8 @@ fn summary(done: &Value) -> String {
     format!("{lines}revision {}", done["revision"])
 }
 
-/// The texts of files and directories, each with its name.
-fn read(paths: &[PathBuf]) -> Result<Vec<(String, String)>, Failure> {
+/// The texts of files and directories, each with its name. Where they go, paths in them are relative to nothing.
+pub fn read(paths: &[PathBuf]) -> Result<Vec<(String, String)>, Failure> {
     let (stdin, paths): (Vec<PathBuf>, Vec<PathBuf>) = paths.iter().cloned().partition(|path| path.as_os_str() == "-");
     let mut texts = Vec::new();
     if !stdin.is_empty() {
@@ -118,5 +137,6 @@ fn read(paths: &[PathBuf]) -> Result<Vec<(String, String)>, Failure> {
     if !paths.is_empty() {
         texts.extend(read_texts(&paths).map_err(|problems| validate::invalid(&problems))?);
     }
-    Ok(texts)
+    let here = std::env::current_dir().map_err(anyhow::Error::from)?;
+    Ok(with_absolute_paths(&texts, &here))
 }

@@ -25,6 +25,9 @@ pub struct Args {
     /// A member of the cluster to join; may be repeated. Without it, and with an empty directory, a new cluster begins.
     #[arg(long, value_name = "HOST:PORT")]
     join: Vec<String>,
+    /// Begin no cluster: wait until `weft raft add` adds this member to one.
+    #[arg(long, conflicts_with = "join")]
+    standby: bool,
 }
 
 /// Runs a member until SIGTERM or SIGINT.
@@ -41,7 +44,11 @@ async fn serve(args: Args) -> Done {
     let failed = |error: std::io::Error| Failure::new(Exit::Failed, error);
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let Args { name, data_dir, listen, advertise, join } = args;
+    let Args { name, data_dir, listen, advertise, mut join, standby } = args;
+    if standby {
+        // Whoever has only itself to join waits.
+        join.push(advertise.clone().unwrap_or_else(|| listen.to_string()));
+    }
     let setup = Setup { name: name.clone(), data_dir, listen, advertise, join };
     let mut member = start(setup).await.map_err(|ended| Failure::new(Exit::Failed, ended))?;
     tracing::info!(name, address = %member.address(), "serving");

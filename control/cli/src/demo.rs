@@ -12,11 +12,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use weft_control::member::Setup;
 use weft_proxy::options::Options;
 
 use crate::{
     exit::{Done, Exit, Failure, eprint_line, print_line},
     node,
+    source::Origin,
 };
 
 /// Arguments of `weft demo`.
@@ -28,6 +30,9 @@ pub struct Args {
     /// Where the admin server listens; another free port when it is taken.
     #[arg(long, default_value_t = 15000)]
     admin_port: u16,
+    /// Where the control plane listens; another free port when it is taken.
+    #[arg(long, default_value_t = 15010)]
+    control_port: u16,
     /// Send no traffic of its own.
     #[arg(long)]
     quiet: bool,
@@ -39,14 +44,24 @@ pub fn run(args: Args) -> Done {
     let samples = services::start().map_err(failed)?;
     let port = free_port(args.port).map_err(failed)?;
     let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port(args.admin_port).map_err(failed)?));
+    let control = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port(args.control_port).map_err(failed)?));
     let mut stage = mesh::Stage::set();
     let config = Config::write(&configuration(port, &samples, stage.is_ok())).map_err(failed)?;
     let captured = mesh::captured().map_err(failed)?;
     let options = Options { node: "demo".into(), admin: Some(admin), captured, ..Options::default() };
     let kernel = stage.as_ref().ok().map(mesh::Stage::wanted);
     let path = config.path.clone();
-    let done = node::run(options, kernel, vec![config.path.clone()], |captured| {
+    let setup = Setup {
+        name: "demo".into(),
+        data_dir: config.directory.join("control"),
+        listen: control,
+        advertise: None,
+        join: Vec::new(),
+    };
+    let origin = Origin::Embedded { setup, files: vec![config.path.clone()] };
+    let done = node::run(options, kernel, origin, |captured| {
         print_line(&guide(port, admin, &path));
+        print_line(&plane_guide(control, samples.spare));
         match &mut stage {
             Ok(stage) if captured => transparent(stage, admin, args.quiet),
             Ok(_) => {}
@@ -61,6 +76,20 @@ pub fn run(args: Args) -> Done {
     drop(stage);
     eprint_line("demo ended");
     done
+}
+
+/// The part that talks to the control plane.
+fn plane_guide(control: SocketAddr, spare: SocketAddr) -> String {
+    format!(
+        "
+What is in force comes from a control plane of one member, which the file above is applied to:
+
+  weft register hello {spare} --ttl 60s --control {control}    a third endpoint, for a minute
+  weft get endpoints --control {control}    who registered, and for how long
+  weft status --control {control}           which nodes follow, and how far they are
+  weft watch Service --control {control}    changes as they are made: edit the file meanwhile
+  weft history service hello --control {control}    who changed it when"
+    )
 }
 
 /// The part that needs the kernel.

@@ -22,7 +22,7 @@ pub fn table(services: &Value, look: Look) -> String {
         for endpoint in each(&of["endpoints"]) {
             let cell = |field: &str| Cell::from(text(&endpoint[field]));
             let breaker = if of["circuit"].is_null() { "-".into() } else { breaker(endpoint) };
-            let mut row = vec![service(of).into(), cell("address"), state(&endpoint["health"]), breaker];
+            let mut row = vec![service(of).into(), cell("address"), health(endpoint), breaker];
             row.extend([cell("in_flight"), latency(endpoint), cell("requests"), cell("failures")]);
             if look.wide {
                 row.extend([weight(endpoint), cell("zone"), cell("hostname")]);
@@ -42,6 +42,11 @@ pub fn table(services: &Value, look: Look) -> String {
     let mut table = Table::new(headings);
     rows.into_iter().for_each(|(_, row)| table.row(row));
     table.render(look)
+}
+
+/// One that drains gets no request that could find out.
+fn health(endpoint: &Value) -> Cell {
+    if endpoint["state"] == "draining" { Cell::toned(Tone::Warn, "draining") } else { state(&endpoint["health"]) }
 }
 
 /// Before the first request it is nothing but an assumption.
@@ -98,6 +103,8 @@ mod tests {
         };
         let mut fresh = endpoint("10.0.0.5:9000", "unknown", "closed", false);
         fresh["requests"] = json!(0);
+        let mut leaving = endpoint("10.0.0.6:9000", "healthy", "closed", false);
+        leaving["state"] = json!("draining");
         let services = json!([
             {"service": "cart", "port": 80, "circuit": "closed", "endpoints": [
                 endpoint("10.0.0.1:9000", "healthy", "closed", false),
@@ -105,18 +112,19 @@ mod tests {
                 endpoint("10.0.0.3:9000", "healthy", "open", false),
                 endpoint("10.0.0.4:9000", "healthy", "open", true)]},
             {"service": "shop/empty", "port": 81, "circuit": null, "endpoints": []},
-            {"service": "plain", "port": 80, "circuit": null, "endpoints": [fresh]},
+            {"service": "plain", "port": 80, "circuit": null, "endpoints": [fresh, leaving]},
         ]);
         assert_eq!(
             table(&services, Look::default()),
             "\
-SERVICE        ENDPOINT        HEALTH   BREAKER      IN FLIGHT  EWMA MS  REQUESTS  FAILURES
-cart:80        10.0.0.3:9000   healthy  open (kept)  2          1.25     10        1
-cart:80        10.0.0.4:9000   healthy  open         2          1.25     10        1
+SERVICE        ENDPOINT        HEALTH    BREAKER      IN FLIGHT  EWMA MS  REQUESTS  FAILURES
+cart:80        10.0.0.3:9000   healthy   open (kept)  2          1.25     10        1
+cart:80        10.0.0.4:9000   healthy   open         2          1.25     10        1
 shop/empty:81  (no endpoints)
-cart:80        10.0.0.2:9000   unknown  half_open    2          1.25     10        1
-cart:80        10.0.0.1:9000   healthy  closed       2          1.25     10        1
-plain:80       10.0.0.5:9000   unknown  -            2          -        0         1"
+cart:80        10.0.0.2:9000   unknown   half_open    2          1.25     10        1
+cart:80        10.0.0.1:9000   healthy   closed       2          1.25     10        1
+plain:80       10.0.0.5:9000   unknown   -            2          -        0         1
+plain:80       10.0.0.6:9000   draining  -            2          1.25     10        1"
         );
         let wide = table(&services, Look { wide: true, ..Look::default() });
         assert!(wide.lines().next().is_some_and(|line| line.ends_with("WEIGHT  ZONE  HOSTNAME  EJECTIONS  EVIDENCE")));

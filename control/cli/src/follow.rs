@@ -10,7 +10,7 @@ use weft_control::client::Unanswered;
 
 use crate::{
     exit::{Done, Exit, Failure, try_print},
-    plane::{PlaneArgs, WITHIN, block_on, done, segment, unanswered},
+    plane::{PlaneArgs, WITHIN, block_on, done, filter, unanswered},
     query::each,
 };
 
@@ -27,6 +27,9 @@ pub struct Args {
     /// Only in this namespace.
     #[arg(short, long)]
     namespace: Option<String>,
+    /// Of endpoints: only those of this Service.
+    #[arg(long)]
+    service: Option<String>,
     /// Changes after this revision [default: from now on].
     #[arg(long, value_name = "REVISION")]
     from: Option<u64>,
@@ -45,12 +48,7 @@ pub fn run(args: &Args) -> Done {
             Some(from) => from,
             None => done(client.get("/v1/revision").await)?["revision"].as_u64().unwrap_or(0),
         };
-        let mut filter = String::new();
-        for (name, value) in [("kind", &args.kind), ("namespace", &args.namespace)] {
-            if let Some(value) = value {
-                filter.push_str(&format!("&{name}={}", segment(value)));
-            }
-        }
+        let filter = filter(&[("kind", &args.kind), ("namespace", &args.namespace), ("service", &args.service)]);
         // A member that is gone is replaced by another; if there is none for a while, that is the end.
         let mut since = Instant::now();
         loop {

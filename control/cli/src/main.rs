@@ -1,16 +1,20 @@
 //! `weft`: a table of contents. Each verb is a file.
 
 mod apply;
+mod backup;
 mod breakers;
 mod check;
 mod completions;
 mod control;
 mod demo;
+mod diff;
 mod drain;
 mod ebpf;
+mod embedded;
 mod endpoints;
 mod exit;
 mod explain;
+mod export;
 mod follow;
 mod get;
 mod kernel;
@@ -22,8 +26,11 @@ mod plane;
 mod proxy;
 mod query;
 mod raft;
+mod register;
+mod rollback;
 mod routes;
 mod schema;
+mod source;
 mod status;
 mod up;
 mod validate;
@@ -65,14 +72,29 @@ enum Verb {
     Control(control::Args),
     /// Apply files to a control plane: all in one revision, or nothing.
     Apply(apply::Args),
+    /// What applying files would change, as a diff of YAML. Ends with 0 when nothing would, and with 1 when something
+    /// would.
+    Diff(diff::Args),
     /// Delete objects from a control plane: all in one revision, or nothing.
     Delete(apply::DeleteArgs),
     /// Objects of a control plane.
     Get(get::Args),
     /// Who changed an object when, newest first.
     History(get::HistoryArgs),
+    /// Make the configuration what it was at an earlier revision, in one new revision. Registered endpoints stay.
+    Rollback(rollback::Args),
+    /// The whole configuration as YAML documents, to keep or to apply elsewhere.
+    Export(export::Args),
+    /// Copy everything that a control plane keeps into a file.
+    Backup(backup::Args),
+    /// Make the data directory of a new control plane from a backup.
+    Restore(backup::RestoreArgs),
     /// Changes as they are made.
     Watch(follow::Args),
+    /// Register endpoints with a Service: until they are deregistered, for a time, or for as long as this runs.
+    Register(register::Args),
+    /// Deregister endpoints, perhaps after they drained.
+    Deregister(register::DeregisterArgs),
     /// Wait until a member of the control plane has reached a revision.
     Wait(get::WaitArgs),
     /// The nodes of a control plane: what each has in force, how far it is behind, what it does not take and why. Ends
@@ -121,7 +143,14 @@ fn main() -> std::process::ExitCode {
         Verb::Delete(args) => apply::delete(&args),
         Verb::Get(args) => get::run(&args),
         Verb::History(args) => get::history(&args),
+        Verb::Diff(args) => diff::run(&args),
+        Verb::Rollback(args) => rollback::run(&args),
+        Verb::Export(args) => export::run(&args),
+        Verb::Backup(args) => backup::run(&args),
+        Verb::Restore(args) => backup::restore(args),
         Verb::Watch(args) => follow::run(&args),
+        Verb::Register(args) => register::run(&args),
+        Verb::Deregister(args) => register::deregister(&args),
         Verb::Wait(args) => get::wait(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Raft(raft) => raft::run(&raft),

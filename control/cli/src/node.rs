@@ -1,79 +1,84 @@
 //! Runs a node until it is told to stop: configuration in, signals, admin port, drain.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
-    sync::mpsc,
+    signal::unix::{Signal, SignalKind, signal},
 };
 use weft_ebpf::programs::EbpfSetupError;
-use weft_model::{Checked, Options as ModelOptions, Problems, load_paths};
 use weft_proxy::{
     admin::{self, Hosts},
     app::{App, ApplyError, admin::NodeAdmin},
     options::Options,
-    source::{
-        dirs::DirWatch,
-        file::{FileSource, Update},
-    },
+    source::dirs::DirWatch,
 };
 
 use crate::{
     exit::{Done, Exit, Failure},
     kernel::Wanted,
     mesh::Mesh,
+    source::{Opened, Origin, Source, Taken},
     validate,
 };
 
-/// Runs a node from files until SIGTERM, SIGINT or a drain. `started` is called once it serves, with whether connections
-/// are captured.
-pub fn run(options: Options, kernel: Option<Wanted>, paths: Vec<PathBuf>, started: impl FnOnce(bool)) -> Done {
+/// Runs a node until SIGTERM, SIGINT or a drain. `started` is called once it serves, with whether connections are captured.
+pub fn run(options: Options, kernel: Option<Wanted>, origin: Origin, started: impl FnOnce(bool)) -> Done {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .thread_name("control")
         .build()
         .map_err(|error| Failure::new(Exit::Failed, format!("cannot start: {error}")))?;
-    let done = runtime.block_on(serve(options, kernel, paths, started));
+    let done = runtime.block_on(serve(options, kernel, origin, started));
     // A resolver or a file read that hangs must not keep the process.
     runtime.shutdown_background();
     done
 }
 
-async fn serve(options: Options, kernel: Option<Wanted>, paths: Vec<PathBuf>, started: impl FnOnce(bool)) -> Done {
+async fn serve(options: Options, kernel: Option<Wanted>, origin: Origin, started: impl FnOnce(bool)) -> Done {
     raise_descriptor_limit();
     let failed = |error: std::io::Error| Failure::new(Exit::Failed, error);
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
 
-    let mut source = FileSource::new(paths, |paths: &[PathBuf]| load_paths(paths, ModelOptions::default()));
-    let checked = source.load().await.map_err(|problems| validate::invalid(&problems))?;
-    validate::warn(&checked);
-    let summary = validate::summary(&checked);
-
-    let refused = |error| Failure::new(Exit::Failed, error);
+    let opened = Opened::new(origin, &options).await?;
     let drain_timeout = options.drain_timeout;
-    let admin_address = options.admin;
     let (node, workers) = (options.node.clone(), options.workers);
-    let admin = match admin_address {
+    let admin = match options.admin {
         Some(address) => Some(listen(address).await?),
         None => None,
     };
     // Before any socket is made that the kernel programs should see.
     let required = kernel.as_ref().is_some_and(|wanted| wanted.required);
     let mut mesh = mesh(kernel)?;
-    let mut app = App::start(options, mesh.as_ref().map(Mesh::kernel)).map_err(|error| refused(error.to_string()))?;
-    app.apply(Arc::new(checked.config)).await.map_err(|error| {
-        // A port is a matter of this host; everything else is written in the files.
-        let exit = if matches!(error, ApplyError::Bind { .. }) { Exit::Failed } else { Exit::Invalid };
-        Failure::new(exit, error)
-    })?;
+    let app = App::start(options, mesh.as_ref().map(Mesh::kernel));
+    let mut app = app.map_err(|error| Failure::new(Exit::Failed, error))?;
     let mut tasks = tokio::task::JoinSet::new();
-    let mut admin_bound = None;
+    let mut summary = String::new();
+    let mut source = match opened {
+        Opened::Files(follow, checked) => {
+            summary = validate::summary(&checked.config, &checked.warnings);
+            app.apply(Arc::new(checked.config)).await.map_err(|error| {
+                // A port is a matter of this host; everything else is written in the files.
+                let exit = if matches!(error, ApplyError::Bind { .. }) { Exit::Failed } else { Exit::Invalid };
+                Failure::new(exit, error)
+            })?;
+            follow(&mut tasks)
+        }
+        Opened::Control(source) => {
+            app.follows(source.status());
+            Source::control(*source)
+        }
+        Opened::Embedded(source, member, files) => {
+            app.follows(source.status());
+            Source::embedded(*source, member, files, &mut tasks)
+        }
+    };
+    let mut admin_text = "off".to_owned();
     if let Some(listener) = admin {
         let address = listener.local_addr().map_err(failed)?;
-        admin_bound = Some(address);
+        admin_text = format!("http://{address}");
         let shown = Arc::new(NodeAdmin::new(app.shared().clone(), app.state().clone()));
         tasks.spawn(admin::serve(listener, Hosts::new(address), shown));
     }
@@ -81,47 +86,62 @@ async fn serve(options: Options, kernel: Option<Wanted>, paths: Vec<PathBuf>, st
     tasks.spawn(weft_proxy::identity::watch::watch(app.identities().clone(), DirWatch::new(), move |_| {
         metrics.config_reload_failures.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }));
-    let reloader = source.reloader();
-    let (sender, mut updates) = mpsc::channel(1);
-    tasks.spawn(source.run(sender));
     let mut drain = app.state().drain.subscribe();
 
-    if let Some(attaching) = &mut mesh
-        && let Err(error) = attaching.attach(&app)
-    {
-        not_captured(required, &error)?;
-        mesh = None;
-    }
-    let ports = app.ports().map(|port| port.to_string()).collect::<Vec<_>>().join(", ");
-    let admin_text = admin_bound.map_or_else(|| "off".into(), |address| format!("http://{address}"));
-    let captured = app.captured().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    let captured = if mesh.is_some() { &captured } else { "off" };
-    tracing::info!(node, workers, ports, captured, admin = admin_text, "serving; {summary}");
-    started(mesh.is_some());
-
+    let mut started = Some(started);
     loop {
+        if app.revision() > 0
+            && let Some(started) = started.take()
+        {
+            // Not before: what an earlier process left in the kernel is better than nothing.
+            if let Some(attaching) = &mut mesh
+                && let Err(error) = attaching.attach(&app)
+            {
+                not_captured(required, &error)?;
+                mesh = None;
+            }
+            let ports = app.ports().map(|port| port.to_string()).collect::<Vec<_>>().join(", ");
+            let captured = app.captured().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let captured = if mesh.is_some() { &captured } else { "off" };
+            tracing::info!(node, workers, ports, captured, admin = admin_text, "serving; {summary}");
+            started(mesh.is_some());
+        }
         tokio::select! {
-            Some(update) = updates.recv() => {
-                take(&mut app, update).await;
-                mesh.iter().for_each(|mesh| mesh.follow(&app));
+            Some(news) = source.next() => {
+                match source.take(news, &mut app).await {
+                    Taken::Documents(valid) => summary = valid,
+                    Taken::Same => {}
+                    Taken::Refused(exit, why) if app.revision() == 0 && source.is_here() => {
+                        return Err(Failure::new(exit, why));
+                    }
+                    Taken::Refused(..) => {}
+                }
+                // Before that, nothing has been attached.
+                if started.is_none() {
+                    mesh.iter().for_each(|mesh| mesh.follow(&app));
+                }
             }
             () = app.resolved() => mesh.iter().for_each(|mesh| mesh.follow(&app)),
-            _ = hangup.recv() => {
-                tracing::info!("SIGHUP: reading the configuration again");
-                reloader.reload();
-            }
+            _ = hangup.recv() => source.reload(),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = drain.changed() => break,
         }
     }
+    end(app, mesh, source, drain_timeout, [&mut terminate, &mut interrupt]).await;
+    Ok(())
+}
+
+/// Lets what is in flight finish, unless there is a second signal.
+async fn end(app: App, mesh: Option<Mesh>, source: Source, timeout: Duration, signals: [&mut Signal; 2]) {
     let (requests, connections) = app.load();
-    tracing::info!(requests, connections, timeout = ?drain_timeout, "draining; a second signal ends it at once");
+    tracing::info!(requests, connections, ?timeout, "draining; a second signal ends it at once");
     if let Some(mesh) = &mesh {
         mesh.suspend().await;
     }
+    let [terminate, interrupt] = signals;
     let drained = tokio::select! {
-        drained = app.drain() => drained,
+        (drained, ()) = async { tokio::join!(app.drain(), source.close()) } => drained,
         _ = terminate.recv() => false,
         _ = interrupt.recv() => false,
     };
@@ -133,7 +153,6 @@ async fn serve(options: Options, kernel: Option<Wanted>, paths: Vec<PathBuf>, st
     } else {
         tracing::warn!("ended with connections still open");
     }
-    Ok(())
 }
 
 /// The kernel side, if it is wanted and can be had.
@@ -153,27 +172,6 @@ fn not_captured(required: bool, error: &EbpfSetupError) -> Result<(), Failure> {
     }
     tracing::warn!(%error, "connections are not captured; Gateways work (`weft check` says more)");
     Ok(())
-}
-
-/// Puts a changed configuration in force, or says why not.
-async fn take(app: &mut App, update: Update<Checked, Problems>) {
-    match update {
-        Update::New(checked) => {
-            validate::warn(&checked);
-            let summary = validate::summary(&checked);
-            match app.apply(Arc::new(checked.config)).await {
-                Ok(()) => tracing::info!(revision = app.revision(), "configuration in force; {summary}"),
-                Err(error) => {
-                    tracing::error!(%error, "configuration refused; the one in force stays");
-                    app.refused(error.to_string());
-                }
-            }
-        }
-        Update::Bad(problems) => {
-            tracing::error!("configuration refused; the one in force stays\n{problems}");
-            app.refused(problems.to_string());
-        }
-    }
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {

@@ -130,3 +130,9 @@ async fn problems(client: &Client, files: &[(String, String)], deleted: &[Object
 pub fn segment(text: &str) -> String {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
+
+/// What narrows a list, as the rest of a query.
+pub fn filter(by: &[(&str, &Option<String>)]) -> String {
+    let given = by.iter().filter_map(|(name, value)| Some((name, value.as_deref()?)));
+    given.map(|(name, value)| format!("&{name}={}", segment(value))).collect()
+}

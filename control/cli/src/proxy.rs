@@ -1,4 +1,4 @@
-//! `weft proxy`: the data plane alone, from files.
+//! `weft proxy`: the data plane alone, from files or from a control plane.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -9,16 +9,36 @@ use std::{
 use weft_model::{duration, written::ByteSize};
 use weft_proxy::options::{Limits, Options, default_max_memory};
 
-use crate::{exit::Done, kernel::KernelArgs, node};
+use crate::{
+    exit::{Done, Exit, Failure},
+    kernel::KernelArgs,
+    node,
+    source::Origin,
+};
 
 /// Arguments of `weft proxy`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Files or directories; watched, and taken over as a whole when they change and are valid.
-    #[arg(long = "config", value_name = "FILE|DIR", required = true, num_args = 1..)]
-    config: Vec<PathBuf>,
+    #[command(flatten)]
+    from: From,
+    /// Where what was accepted last from the control plane is kept: the node starts with it while no member answers
+    /// [default: $XDG_STATE_HOME/weft/NODE or ~/.local/state/weft/NODE; for root /var/lib/weft/NODE].
+    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    cache: Option<PathBuf>,
     #[command(flatten)]
     node: NodeArgs,
+}
+
+/// Where the configuration comes from.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct From {
+    /// Files or directories; watched, and taken over as a whole when they change and are valid.
+    #[arg(long = "config", value_name = "FILE|DIR", num_args = 1..)]
+    config: Vec<PathBuf>,
+    /// Members of a control plane; may be repeated: when one does not answer, the next is asked.
+    #[arg(long = "control", value_name = "HOST:PORT", num_args = 1.., value_parser = member)]
+    control: Vec<String>,
 }
 
 /// How a node runs.
@@ -124,17 +144,47 @@ impl NodeArgs {
 
 /// Runs the proxy.
 pub fn run(args: Args) -> Done {
-    start(args.node, args.config)
+    let Args { from: From { config, control }, cache, node } = args;
+    let kernel = node.kernel().wanted()?;
+    let options = node.options();
+    if control.is_empty() {
+        return node::run(options, kernel, Origin::Files(config), |_| {});
+    }
+    let cache = match cache.or_else(|| state_dir(&options.node)) {
+        Some(cache) => cache,
+        None => {
+            return Err(Failure::new(Exit::Usage, "there is no home directory to keep the cache in: add --cache DIR"));
+        }
+    };
+    node::run(options, kernel, Origin::Control { members: control, cache }, |_| {})
 }
 
-/// Runs a node from these files.
-pub fn start(args: NodeArgs, paths: Vec<PathBuf>) -> Done {
-    let kernel = args.kernel().wanted()?;
-    node::run(args.options(), kernel, paths, |_| {})
+/// Where state of this name is kept, unless somebody says otherwise.
+pub fn state_dir(name: &str) -> Option<PathBuf> {
+    let path = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let root = || rustix::process::geteuid().is_root().then(|| PathBuf::from("/var/lib"));
+    let state = path("XDG_STATE_HOME").or_else(root).or_else(|| Some(path("HOME")?.join(".local/state")))?;
+    Some(state.join("weft").join(file_name(name)))
+}
+
+/// A name that is no path.
+fn file_name(node: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
+    let name: String = node.chars().map(plain).collect();
+    if name.starts_with('.') || name.is_empty() { format!("_{name}") } else { name }
 }
 
 pub(crate) fn time(text: &str) -> Result<Duration, String> {
     duration::parse(text).map_err(|error| error.to_string())
+}
+
+/// `HOST:PORT`
+pub(crate) fn member(text: &str) -> Result<String, String> {
+    let expected = "expected HOST:PORT, like 10.0.0.1:15010 or control.example:15010";
+    let authority: http::uri::Authority = text.parse().map_err(|_| expected)?;
+    let plain =
+        authority.port_u16().is_some_and(|port| port > 0) && !authority.host().is_empty() && !text.contains('@');
+    if plain { Ok(text.to_owned()) } else { Err(expected.into()) }
 }
 
 fn budget(text: &str) -> Result<Duration, String> {
@@ -168,6 +218,30 @@ fn prefix(text: &str) -> Result<(IpAddr, u8), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_member_has_a_host_and_a_port() {
+        for (text, good) in [
+            ("127.0.0.1:15010", true),
+            ("[::1]:15010", true),
+            ("control.example:15010", true),
+            ("127.0.0.1", false),
+            ("127.0.0.1:0", false),
+            (":15010", false),
+            ("a@b:1", false),
+            ("http://127.0.0.1:15010", false),
+            ("", false),
+        ] {
+            assert_eq!(member(text).is_ok(), good, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_cache_of_a_node_has_a_name_of_its_own() {
+        for (node, expected) in [("node-1.example", "node-1.example"), ("a/../b", "a_.._b"), ("..", "_.."), ("", "_")] {
+            assert_eq!(file_name(node), expected);
+        }
+    }
 
     #[test]
     fn memory_is_a_size_or_off() {

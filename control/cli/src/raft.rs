@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 use http::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     exit::{Done, print_line},
@@ -15,6 +15,9 @@ use crate::{
 pub enum Raft {
     /// Each member: role, term, what it has committed and applied, size, how many entries it lacks.
     Status(StatusArgs),
+    /// Add a member that was started with `weft control --standby`: first without a vote, and with one once it has caught
+    /// up.
+    Add(AddArgs),
     /// Remove a member. It has to be stopped, too; it comes back with `weft control --join`.
     Remove(NamedArgs),
     /// Make a member the leader.
@@ -27,6 +30,16 @@ pub struct StatusArgs {
     /// How it looks.
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
+    #[command(flatten)]
+    plane: PlaneArgs,
+}
+
+/// Arguments of `weft raft add`.
+#[derive(Debug, clap::Args)]
+pub struct AddArgs {
+    /// Where the new member listens.
+    #[arg(value_name = "HOST:PORT")]
+    address: String,
     #[command(flatten)]
     plane: PlaneArgs,
 }
@@ -44,6 +57,7 @@ pub struct NamedArgs {
 pub fn run(raft: &Raft) -> Done {
     match raft {
         Raft::Status(args) => status(args),
+        Raft::Add(args) => add(args),
         Raft::Remove(args) => change(args, "remove"),
         Raft::Transfer(args) => change(args, "transfer"),
     }
@@ -88,5 +102,15 @@ fn change(args: &NamedArgs, what: &str) -> Done {
     block_on(async { done(args.plane.client(WITHIN * 2).change(Method::POST, &target, &[], "").await) })?;
     let done = if what == "remove" { "is removed" } else { "leads" };
     print_line(&format!("{} {done}", args.name));
+    Ok(())
+}
+
+fn add(args: &AddArgs) -> Done {
+    let body = json!({"address": args.address}).to_string();
+    let added = block_on(async {
+        let mut client = args.plane.client(WITHIN * 2).patience(WITHIN * 2);
+        done(client.change(Method::POST, "/v1/raft/add", &[], body).await)
+    })?;
+    print_line(&format!("{} is a member with a vote, at {}", text(&added["name"]), text(&added["address"])));
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use weft_model::{Checked, Diagnostic, Options, Problems, load_paths};
+use weft_model::{Checked, Config, Diagnostic, Options, Problems, load_paths};
 
 use crate::exit::{Done, Exit, Failure, eprint_line, print_line};
 
@@ -35,8 +35,8 @@ pub fn run(args: &Args) -> Done {
     }
     match checked {
         Ok(checked) => {
-            warn(&checked);
-            print_line(&summary(&checked));
+            warn(&checked.warnings);
+            print_line(&summary(&checked.config, &checked.warnings));
             Ok(())
         }
         Err(problems) => Err(invalid(&problems)),
@@ -52,8 +52,8 @@ pub fn invalid(problems: &Problems) -> Failure {
 }
 
 /// Says which fields have no effect.
-pub fn warn(checked: &Checked) {
-    for warning in &checked.warnings {
+pub fn warn(warnings: &[Diagnostic]) {
+    for warning in warnings {
         eprint_line(&format!("warning: {warning}"));
     }
 }
@@ -68,8 +68,7 @@ fn json(checked: &Result<Checked, Problems>) -> Done {
 }
 
 /// `valid: 1 gateway, 3 routes, 5 services (6 endpoints)`
-pub fn summary(checked: &Checked) -> String {
-    let config = &checked.config;
+pub fn summary(config: &Config, warnings: &[Diagnostic]) -> String {
     let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     let endpoints = config.services.iter().map(|service| service.endpoints.len()).sum();
     format!(
@@ -78,6 +77,6 @@ pub fn summary(checked: &Checked) -> String {
         count(config.http_routes.len() + config.tcp_routes.len(), "route"),
         count(config.services.len(), "service"),
         count(endpoints, "endpoint"),
-        count(checked.warnings.len(), "warning"),
+        count(warnings.len(), "warning"),
     )
 }

@@ -1,14 +1,20 @@
 //! What the binary prints, and how it ends.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+#[path = "cli/configuration.rs"]
+mod configuration;
 #[path = "cli/ebpf.rs"]
 mod ebpf;
 #[path = "cli/node.rs"]
 mod node;
 #[path = "cli/plane.rs"]
 mod plane;
+#[path = "cli/registry.rs"]
+mod registry;
 #[path = "cli/status.rs"]
 mod status;
+#[path = "cli/up.rs"]
+mod up;
 
 use std::{
     net::TcpListener,

@@ -47,8 +47,9 @@ pub struct Config {
     pub http_routes: Vec<HttpRoute>,
     /// TCPRoutes.
     pub tcp_routes: Vec<TcpRoute>,
-    /// Services and their endpoints.
-    pub services: Vec<Service>,
+    /// Services and their endpoints. Shared, because a new configuration has most of them from the one before: what is the
+    /// same value needs no second look.
+    pub services: Vec<Arc<Service>>,
     /// TrafficPolicies, not yet merged: see [`Config::policy_for`].
     pub traffic_policies: Vec<TrafficPolicy>,
     /// TLS towards upstreams.
@@ -352,7 +353,7 @@ pub struct TcpRoute {
 }
 
 /// `weft.dev` Service.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Service {
     /// Identity.
     pub key: Key,
@@ -391,7 +392,7 @@ pub enum ServiceMode {
 }
 
 /// A port of a Service.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct ServicePort {
     /// Unique within the service when there are several.
     pub name: Arc<str>,
@@ -418,7 +419,7 @@ pub enum AppProtocol {
 }
 
 /// One endpoint of a Service.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Endpoint {
     /// IP address, or a name to resolve.
     pub address: Address,

@@ -19,7 +19,7 @@ use crate::{
 impl Config {
     /// The service with this key.
     pub fn service(&self, key: &Key) -> Option<&Service> {
-        self.services.iter().find(|service| service.key == *key)
+        self.services.iter().map(Arc::as_ref).find(|service| service.key == *key)
     }
 
     /// The policy in force for a service reached over a route: the route's fields over the service's over the defaults.

@@ -103,6 +103,14 @@ pub fn load_texts(texts: &[(String, String)], options: Options) -> Result<Checke
     check(&sources, &names, false, options, problems)
 }
 
+/// Loads objects of a store, each with what problems call it, as one configuration. Relative paths in them start in the
+/// working directory of the process.
+pub fn load_objects(objects: &[(String, String)], options: Options) -> Result<Checked, Problems> {
+    let problems = Sink::default();
+    let (sources, names) = sources_in(objects, |_| PathBuf::new(), &problems);
+    check(&sources, &names, false, options, problems)
+}
+
 /// A document by itself: what it is called, and what it says.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Document {
@@ -135,12 +143,20 @@ pub fn documents(texts: &[(String, String)]) -> Result<Vec<Document>, Problems> 
 }
 
 fn sources_of(texts: &[(String, String)], problems: &Sink) -> (Vec<Arc<Source>>, Vec<String>) {
+    sources_in(texts, |name| directory(Path::new(name)), problems)
+}
+
+fn sources_in(
+    texts: &[(String, String)],
+    directory: impl Fn(&str) -> PathBuf,
+    problems: &Sink,
+) -> (Vec<Arc<Source>>, Vec<String>) {
     let mut sources = Vec::new();
     for (name, text) in texts {
         if text.len() as u64 > LARGEST {
             too_large(name, problems);
         } else {
-            sources.push(Source::new(name, directory(Path::new(name)), text.clone()));
+            sources.push(Source::new(name, directory(name), text.clone()));
         }
     }
     (sources, texts.iter().map(|(name, _)| name.clone()).collect())

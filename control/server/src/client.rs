@@ -42,6 +42,7 @@ pub struct Client {
     addresses: Vec<String>,
     pool: Pool,
     within: Duration,
+    one: Duration,
     id: u128,
     sequence: u64,
 }
@@ -49,7 +50,13 @@ pub struct Client {
 impl Client {
     /// A client of the members at these addresses, which tries for `within`.
     pub fn new(addresses: Vec<String>, within: Duration) -> Self {
-        Self { addresses, pool: Pool::default(), within, id: fastrand::u128(..), sequence: 0 }
+        Self { addresses, pool: Pool::default(), within, one: ONE, id: fastrand::u128(..), sequence: 0 }
+    }
+
+    /// Asks the next member when one has not answered within `one`, for what cannot wait for a member that hangs.
+    #[must_use]
+    pub fn patience(self, one: Duration) -> Self {
+        Self { one, ..self }
     }
 
     /// Reads.
@@ -95,7 +102,7 @@ impl Client {
         for address in &self.addresses {
             let request = Request::get(target).header(header::ACCEPT, "application/x-ndjson").body(Full::default());
             let request = request.map_err(|error| Unanswered::Unreachable(error.to_string()))?;
-            match self.pool.send(address, request, ONE).await {
+            match self.pool.send(address, request, self.one).await {
                 Ok(answer) if answer.status() != StatusCode::SERVICE_UNAVAILABLE => {
                     return Ok((answer.status(), answer.into_body()));
                 }
@@ -113,7 +120,7 @@ impl Client {
             for address in &self.addresses {
                 let left = deadline.saturating_duration_since(Instant::now());
                 let request = request().map_err(|error| Unanswered::Unreachable(error.to_string()))?;
-                match self.one(address, request, left.min(ONE)).await {
+                match self.one(address, request, left.min(self.one)).await {
                     Ok(answer) if !is_passing(&answer) => return Ok(answer),
                     Ok(answer) => {
                         nobody = false;

@@ -12,6 +12,9 @@ use weft_store::types::{Object, ObjectKey};
 /// What `metadata` says about an object and its owner does not.
 const OURS: [&str; 4] = ["resourceVersion", "generation", "uid", "managedFields"];
 
+/// When it was made.
+const CREATED: &str = "creationTimestamp";
+
 /// The kind that is meant: `HTTPRoute`, `httproute` and `httproutes` are the same.
 pub fn kind_named(text: &str) -> Option<&'static str> {
     let wanted = text.to_ascii_lowercase();
@@ -43,17 +46,46 @@ pub fn to_store(document: Document) -> (Value, Option<String>) {
     (json, read_at)
 }
 
-/// An object as it is shown: the document, its revision and generation, and its status.
+/// When a document was made: as written, or else as it was stored with, or else now.
+pub fn created(document: &mut Value, stored: Option<&Value>, now: &str) {
+    let Some(metadata) = document.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    if metadata.get(CREATED).is_some_and(|created| !created.is_null()) {
+        return;
+    }
+    metadata.remove(CREATED);
+    let created = match stored {
+        Some(stored) => stored["metadata"][CREATED].clone(),
+        None => now.into(),
+    };
+    if !created.is_null() {
+        metadata.insert(CREATED.into(), created);
+    }
+}
+
+/// Is this a kind of the configuration?
+pub fn is_configured(kind: &str) -> bool {
+    Kind::from_name(kind).is_some()
+}
+
+/// A document without what the server says about it, so that it can be applied anywhere. When a route was made stays:
+/// the older one wins where two match.
+pub fn to_export(mut document: Value) -> Value {
+    let route = document["kind"].as_str().is_some_and(|kind| kind.ends_with("Route"));
+    if let Some(object) = document.as_object_mut() {
+        object.remove("status");
+    }
+    if let Some(metadata) = document.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.retain(|name, _| !OURS.contains(&name.as_str()) && (route || name != CREATED));
+    }
+    document
+}
+
+/// An object as it is shown: the document, its revision and generation.
 pub fn to_show(object: &Object) -> Value {
     let mut json: Value = serde_json::from_slice(&object.spec).unwrap_or_default();
     if let Some(metadata) = json.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.insert("resourceVersion".into(), object.modified.to_string().into());
         metadata.insert("generation".into(), object.generation.into());
-    }
-    if let Some(document) = json.as_object_mut()
-        && let Ok(status) = serde_json::from_slice(&object.status)
-    {
-        document.insert("status".into(), status);
     }
     json
 }

@@ -9,16 +9,18 @@
 //!  members ──▶ POST /raft ──▶ Store::handle        pool.rs ◀────────┘ Transport
 //! ```
 //!
-//! `client.rs` is the other side: asks one member after the other.
+//! `client.rs` is the other side: asks one member after the other. `envoy/` makes what standard clients of `push/` get.
 
 mod api;
 pub mod client;
 pub mod config;
+mod envoy;
 pub mod member;
 mod pool;
 pub mod push;
 pub mod registry;
 mod server;
+pub mod status;
 
 pub use client::Client;
 pub use pool::Pool;

@@ -25,7 +25,7 @@ pub struct Setup {
     pub listen: SocketAddr,
     /// Where the others reach it, if that is another address than the one it listens on.
     pub advertise: Option<String>,
-    /// Members of the cluster to join.
+    /// Members of the cluster to join. Only its own address: it waits until it is added.
     pub join: Vec<String>,
 }
 
@@ -90,7 +90,11 @@ pub async fn start(setup: Setup) -> Result<RunningMember, Ended> {
         let _ = stopped.await;
     }));
     let others: Vec<String> = setup.join.into_iter().filter(|other| *other != reached).collect();
-    let joining = (!others.is_empty()).then(|| tokio::spawn(join(store.clone(), others)));
+    let joining = if others.is_empty() {
+        is_elsewhere(&store).then(|| tokio::spawn(announce(store.clone())))
+    } else {
+        Some(tokio::spawn(join(store.clone(), others)))
+    };
     Ok(RunningMember { store, address, stop, serving, joining })
 }
 
@@ -152,8 +156,39 @@ async fn hand_over(store: &Store) {
     }
 }
 
-/// Adds this member to the cluster, first without and then with a vote; again and again, until it has one.
-async fn join(store: Store, others: Vec<String>) -> Result<(), Ended> {
+/// Do the others know this member by another address or name?
+fn is_elsewhere(store: &Store) -> bool {
+    let (id, member) = store.member();
+    store.status().members.iter().any(|known| known.id == id && known.member != *member)
+}
+
+/// Tells the others where this member is now; again and again, until it is known. They cannot reach it before.
+async fn announce(store: Store) -> Result<(), Ended> {
+    let (id, member) = store.member();
+    let known = store.status().members;
+    // By itself it tells itself.
+    let addresses = known.iter().map(|known| if known.id == id { &member.address } else { &known.member.address });
+    let mut client = Client::new(addresses.map(|address| address.to_string()).collect(), TRY);
+    let mut last = String::new();
+    while is_elsewhere(&store) {
+        let told = client.change(Method::POST, "/v1/raft/members", &[], introduction(&store)).await;
+        let why = match told {
+            Ok(answer) if answer.status.is_success() => String::new(),
+            Ok(answer) => answer.body["message"].as_str().unwrap_or_default().to_owned(),
+            Err(error) => error.to_string(),
+        };
+        if !why.is_empty() && why != last {
+            tracing::warn!(why, address = &*member.address, "the others do not know yet where this member is");
+            last = why;
+        }
+        sleep(AGAIN).await;
+    }
+    tracing::info!(address = &*member.address, "the others know where this member is");
+    Ok(())
+}
+
+/// What a member says about itself to be known by the others.
+fn introduction(store: &Store) -> String {
     let (id, member) = store.member();
     let body = json!({
         "id": id.to_string(),
@@ -161,14 +196,21 @@ async fn join(store: Store, others: Vec<String>) -> Result<(), Ended> {
         "address": &*member.address,
         "incarnation": member.incarnation.to_string(),
     });
+    body.to_string()
+}
+
+/// Adds this member to the cluster, first without and then with a vote; again and again, until it has one.
+async fn join(store: Store, others: Vec<String>) -> Result<(), Ended> {
+    let (id, member) = store.member();
     let mut client = Client::new(others, TRY);
     let mut last = String::new();
     loop {
-        if store.status().members.iter().any(|known| known.id == id && known.voter) {
+        let known = store.status().members;
+        if known.iter().any(|known| known.id == id && known.voter && known.member == *member) {
             tracing::info!(name = &*member.name, "a member with a vote");
             return Ok(());
         }
-        let mut tried = client.change(Method::POST, "/v1/raft/members", &[], body.to_string()).await;
+        let mut tried = client.change(Method::POST, "/v1/raft/members", &[], introduction(&store)).await;
         if tried.as_ref().is_ok_and(|answer| answer.status.is_success()) {
             tried = client.change(Method::POST, &format!("/v1/raft/promote/{id}"), &[], "").await;
         }

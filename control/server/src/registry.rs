@@ -1,7 +1,10 @@
 //! Endpoints that registered themselves, as the store keeps them: objects of a kind of their own, each attached to the
 //! lease of the agent that speaks for it, if there is one.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use weft_model::{
     Registered,
     registry::{Claim, Invalid},
@@ -72,4 +75,25 @@ impl Endpoint {
 /// Where it is stored.
 pub fn key_of(registered: &Registered) -> ObjectKey {
     ObjectKey::new(ENDPOINT, &registered.service.namespace, &registered.name())
+}
+
+/// A registered endpoint as it is shown; `left` is how long its lease lives, where that is known.
+pub fn to_show(object: &Object, left: Option<Duration>) -> Value {
+    let left = left.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+    let mut status = json!({"agent": object.lease.as_ref().map(|lease| &*lease.0)});
+    if let Some(left) = left {
+        status["expiresInMs"] = left.into();
+    }
+    json!({
+        "apiVersion": "weft.dev/v1alpha1",
+        "kind": ENDPOINT,
+        "metadata": {
+            "namespace": &*object.key.namespace,
+            "name": &*object.key.name,
+            "resourceVersion": object.modified.to_string(),
+            "generation": object.generation,
+        },
+        "spec": serde_json::from_slice::<Value>(&object.spec).unwrap_or_default(),
+        "status": status,
+    })
 }

@@ -43,12 +43,21 @@ impl Server {
     pub fn new(listener: TcpListener, store: Store, pool: Pool, clock: fn() -> u64) -> Self {
         let (stopping, stopped) = watch::channel(false);
         let push = Push::start(&store, clock, stopped.clone());
-        let context = api::Context { store, pool, clock, changing: Mutex::default(), stopping: stopped, push };
+        let context = api::Context {
+            store,
+            pool,
+            clock,
+            changing: Mutex::default(),
+            stopping: stopped,
+            push,
+            removed: Default::default(),
+        };
         Self { listener, context: Arc::new(context), stopping }
     }
 
     /// Serves until `stop` is ready; then ends the watches, and lets what is in flight finish.
     pub async fn run(self, stop: impl Future<Output = ()>) {
+        tokio::spawn(api::watch_membership(self.context.clone()));
         let graceful = GracefulShutdown::new();
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut stop = std::pin::pin!(stop);

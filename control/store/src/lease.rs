@@ -8,6 +8,7 @@
 //! of them died, and removing their endpoints would turn a hiccup of the control plane into an outage of the mesh. So
 //! such an expiry is held back, for a while.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
@@ -39,6 +40,18 @@ pub enum Lost {
     /// It has been granted anew since, to somebody else under the same name or to the same one after a restart.
     #[error("the lease has been granted anew")]
     Superseded,
+}
+
+/// Is this grant still the lease's?
+///
+/// # Errors
+/// When another is. A grant that is later than any there is was forgotten: the store was restored from a backup.
+pub fn lost(asked: u64, granted: u64) -> Result<(), Lost> {
+    match asked.cmp(&granted) {
+        Ordering::Equal => Ok(()),
+        Ordering::Less => Err(Lost::Superseded),
+        Ordering::Greater => Err(Lost::Gone),
+    }
 }
 
 /// The leases that a leader keeps.
@@ -116,11 +129,14 @@ impl Leases {
     /// An agent reports. Returns how long it has until it must again.
     pub fn keep_alive(&mut self, now: Instant, id: &LeaseId, generation: u64) -> Result<Duration, Lost> {
         let alive = self.alive.get_mut(id).ok_or(Lost::Gone)?;
-        if alive.generation != generation {
-            return Err(Lost::Superseded);
-        }
+        lost(generation, alive.generation)?;
         alive.until = now + alive.ttl;
         Ok(alive.ttl)
+    }
+
+    /// How long a lease lives without another keep-alive.
+    pub fn left(&self, now: Instant, id: &LeaseId) -> Option<Duration> {
+        Some(self.alive.get(id)?.until.saturating_duration_since(now))
     }
 
     /// What has to end now, if anything has and it is not held back.
@@ -193,7 +209,10 @@ mod tests {
         assert_eq!(kept.keep_alive(start + TTL / 2, &id(0), 0), Ok(TTL));
         assert_eq!(kept.due(start + TTL - Duration::from_millis(1)), None);
         assert_eq!(kept.due(start + TTL), Some(Due { term: 1, leases: vec![(id(1), 1)] }));
-        assert_eq!(kept.keep_alive(start, &id(0), 7), Err(Lost::Superseded));
+        assert_eq!(kept.left(start + TTL, &id(0)), Some(TTL / 2));
+        assert_eq!((kept.left(start + 2 * TTL, &id(1)), kept.left(start, &id(2))), (Some(Duration::ZERO), None));
+        assert_eq!(kept.keep_alive(start, &id(1), 0), Err(Lost::Superseded));
+        assert_eq!(kept.keep_alive(start, &id(0), 7), Err(Lost::Gone), "never granted here");
         assert_eq!(kept.keep_alive(start, &id(9), 0), Err(Lost::Gone));
     }
 

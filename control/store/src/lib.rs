@@ -15,7 +15,7 @@
 //!              └───────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! `types.rs` says what is kept, commanded and answered, `codec.rs` how it is written down, `raft.rs` how openraft is
+//! `backup.rs` makes a file of everything, and a new cluster of the file. `types.rs` says what is kept, commanded and answered, `codec.rs` how it is written down, `raft.rs` how openraft is
 //! filled in. Nothing outside this crate sees openraft.
 //!
 //! What it promises: a write that was answered is on the disks of a majority; a linearizable read sees every write that
@@ -23,6 +23,7 @@
 //! were forgotten; a retried write is applied once. What it cannot promise any more, it says with [`Fatal`], and stops.
 
 mod applier;
+pub mod backup;
 pub mod codec;
 pub mod dedupe;
 mod fatal;

@@ -237,6 +237,13 @@ pub enum Attach {
     Detach,
     /// The object dies with this lease.
     To(LeaseId),
+    /// As [`Self::To`], if the lease is still of this grant.
+    Held {
+        /// Which.
+        lease: LeaseId,
+        /// Of which grant.
+        generation: u64,
+    },
 }
 
 /// What became of a command. The same on every member, and the same for every retry.
@@ -416,7 +423,7 @@ wire!(struct Require { key, that });
 wire!(enum That { 1 => Exists, 2 => Absent, 3 => At(revision) });
 wire!(enum Write { 1 => Put(put), 2 => Delete(key) });
 wire!(struct Put { key, spec, status, lease });
-wire!(enum Attach { 1 => Keep, 2 => Detach, 3 => To(lease) });
+wire!(enum Attach { 1 => Keep, 2 => Detach, 3 => To(lease), 4 => Held { lease, generation } });
 wire!(enum Outcome { 0 => Blank, 1 => Done { revision, changed }, 2 => Granted { generation }, 3 => Rejected(why) });
 wire!(enum Rejection {
     1 => Conflict { key, found },

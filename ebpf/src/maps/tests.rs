@@ -1,5 +1,7 @@
 //! What becomes of a configuration.
 
+use std::sync::Arc;
+
 use fastrand::Rng;
 use proptest::prelude::*;
 use weft_ebpf_abi::{Reason, Verdict};
@@ -71,9 +73,10 @@ fn actions() {
         (ServiceMode::Direct, AppProtocol::Http, Action::Direct),
     ] {
         for fail_open in [true, false] {
-            config.services[0].mode = mode;
-            config.services[0].ports[0].protocol = protocol;
-            config.services[0].fail_open = fail_open;
+            let service = Arc::make_mut(&mut config.services[0]);
+            service.mode = mode;
+            service.ports[0].protocol = protocol;
+            service.fail_open = fail_open;
             let port = &desired(&config, &[], cgroup).services[0].ports[0];
             assert_eq!(port.action, expected);
             assert_eq!(port.flags & flag::FAIL_OPEN != 0, fail_open);
@@ -190,7 +193,7 @@ proptest! {
     fn policies(seed: u64) {
         let rng = &mut Rng::with_seed(seed);
         let mut world = World::new(rng);
-        world.config.services.iter_mut().for_each(|service| service.mode = ServiceMode::Proxy);
+        all_proxied(&mut world);
         for _ in 0..4 {
             let mut fake = Fake::default();
             let desired = world.desired();
@@ -210,9 +213,13 @@ proptest! {
                 }
             }
             world.change(rng, 100);
-            world.config.services.iter_mut().for_each(|service| service.mode = ServiceMode::Proxy);
+            all_proxied(&mut world);
         }
     }
+}
+
+fn all_proxied(world: &mut World) {
+    world.config.services.iter_mut().for_each(|service| Arc::make_mut(service).mode = ServiceMode::Proxy);
 }
 
 /// Near the edges of blocks.

@@ -180,7 +180,7 @@ impl World {
                 .collect(),
             endpoints: vec![],
         };
-        self.config.services.push(service);
+        self.config.services.push(service.into());
         let mut before: Vec<Live> = self.live.extract_if(.., |live| live.service == key).collect();
         for port in ports {
             for address in

@@ -7,7 +7,10 @@ use std::{
 };
 
 use weft_ebpf::maps::Live;
-use weft_model::{Config, config::Key};
+use weft_model::{
+    Config,
+    config::{Key, Service},
+};
 
 use crate::support::{Bed, config, live, yaml::service};
 
@@ -39,10 +42,10 @@ fn many_services_and_endpoints() {
     // Made from one that was read: reading so many is another test's matter.
     let one = config(&[service("s", &["10.96.0.1"], 80, "Direct")]);
     let services = (0..SERVICES).map(|number| {
-        let mut service = one.services[0].clone();
+        let mut service = Service::clone(&one.services[0]);
         service.key = Key::new("default", &format!("s{number}"));
         service.cluster_ips = vec![vip(number)];
-        service
+        Arc::new(service)
     });
     let mut config = Config { services: services.collect(), ..Config::clone(&one) };
     // Every fourth has an endpoint.

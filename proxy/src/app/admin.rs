@@ -43,7 +43,8 @@ impl Admin for NodeAdmin {
             reasons.push("draining".into());
         }
         if self.shared.snapshot.load().revision == 0 {
-            reasons.push("no configuration yet".into());
+            let control = self.state.control.get();
+            reasons.push(control.map_or_else(|| "no configuration yet".into(), |control| control.waiting_for().into()));
         }
         Readiness { reasons }
     }
@@ -58,6 +59,7 @@ impl Admin for NodeAdmin {
         json!({
             "revision": snapshot.revision,
             "node": self.shared.options.node,
+            "source": self.state.control.get().map_or_else(|| json!({ "kind": "file" }), |control| control.shown()),
             "rejected": self.state.last_error.load().as_ref().as_ref(),
             "reload_failures": self.state.reload_failures.load(Ordering::Relaxed),
             "ports": snapshot.ports.iter().map(|port| port.id.to_string()).collect::<Vec<_>>(),
@@ -74,7 +76,7 @@ impl Admin for NodeAdmin {
         let retrying = snapshot.retrying();
         let services = services.into_iter().map(|service| {
             let budget = retrying.contains(&(service.key.clone(), service.port)).then(|| service.budget.remaining(now));
-            let endpoints: Vec<Value> = service.endpoints().iter().map(|each| endpoint(each, now)).collect();
+            let endpoints: Vec<Value> = service.endpoints().iter().map(|each| endpoint(service, each, now)).collect();
             let (connections, pending) = service.places.numbers();
             json!({
                 "service": &*service.name,
@@ -220,10 +222,11 @@ fn signals(signals: &Signals) -> Value {
 }
 
 /// One endpoint, as `/endpoints` and `/explain` show it.
-pub(crate) fn endpoint(endpoint: &Endpoint, now: Instant) -> Value {
+pub(crate) fn endpoint(service: &Service, endpoint: &Endpoint, now: Instant) -> Value {
     let breaker = endpoint.guard().view(now);
     let mut shown = json!({
         "address": &*endpoint.label,
+        "state": if service.drains(endpoint) { "draining" } else { "active" },
         "hostname": endpoint.hostname.as_deref(),
         "zone": endpoint.zone.as_deref(),
         "weight": endpoint.weight(),

@@ -99,8 +99,9 @@ mod tests {
             retransmits: 12,
             srtt_us: 420,
         };
+        let one = snapshot.services.values().next().unwrap();
         let endpoints = || snapshot.services.values().flat_map(|service| service.endpoints());
-        assert_eq!(admin::endpoint(endpoints().next().unwrap(), Instant::now()).get("kernel"), None);
+        assert_eq!(admin::endpoint(one, endpoints().next().unwrap(), Instant::now()).get("kernel"), None);
         for (nth, endpoint) in (0..).zip(endpoints()) {
             endpoint.set_signals(Some(Signals { srtt_us: signals.srtt_us + nth, ..signals }));
         }
@@ -114,7 +115,7 @@ mod tests {
             samples.value("weft_tcp_connects_total", &labels).unwrap()
         };
         assert_eq!(["established", "refused", "timed_out", "aborted"].map(connects), [12.0, 4.0, 2.0, 2.0]);
-        let shown = admin::endpoint(endpoints().next().unwrap(), Instant::now());
+        let shown = admin::endpoint(one, endpoints().next().unwrap(), Instant::now());
         let expect = serde_json::json!({
             "attempts": 10, "established": 6, "refused": 2, "timed_out": 1, "aborted": 1, "active": 2, "rto": 3,
             "retransmits": 12, "srtt_ms": 0.42,

@@ -12,14 +12,14 @@ use tokio::{
     sync::{Notify, watch},
     task::JoinHandle,
 };
-use weft_model::config::{Address, AppProtocol, Config, HealthCheck, Key};
+use weft_model::config::{self, Address, AppProtocol, Config, HealthCheck, Key};
 
 use crate::{
     endpoint::{Endpoint, Health},
     health::{Checker, OnChange},
     identity::ClientTls,
     resolve::Resolver,
-    snapshot::Snapshot,
+    snapshot::{Service, Snapshot},
 };
 
 /// Resolvers and health checkers of the configuration in force.
@@ -29,6 +29,8 @@ pub struct Watch {
     addresses: HashMap<Arc<str>, Vec<IpAddr>>,
     names: HashMap<Arc<str>, Name>,
     changed: Arc<Notify>,
+    /// The names in services that have been looked through, by where those are.
+    known: HashMap<usize, (Arc<config::Service>, Vec<Arc<str>>)>,
     checkers: HashMap<(Key, u16), (Checked, Checker)>,
     on_change: OnChange,
 }
@@ -36,6 +38,8 @@ pub struct Watch {
 /// What a checker was started with: anything else needs another one.
 #[derive(Clone)]
 struct Checked {
+    /// Whose endpoints it checks.
+    service: Arc<Service>,
     spec: HealthCheck,
     protocol: AppProtocol,
     tls: Option<Arc<ClientTls>>,
@@ -62,14 +66,12 @@ impl Drop for Name {
 }
 
 /// The endpoints that are written as names.
-fn names_of(config: &Config) -> HashSet<Arc<str>> {
-    let endpoints = config.services.iter().flat_map(|service| &service.endpoints);
-    endpoints
-        .filter_map(|endpoint| match &endpoint.address {
-            Address::Name(name) => Some(name.clone()),
-            Address::Ip(_) => None,
-        })
-        .collect()
+fn names_in(service: &config::Service) -> Vec<Arc<str>> {
+    let names = service.endpoints.iter().filter_map(|endpoint| match &endpoint.address {
+        Address::Name(name) => Some(name.clone()),
+        Address::Ip(_) => None,
+    });
+    names.collect()
 }
 
 impl Watch {
@@ -81,6 +83,7 @@ impl Watch {
             addresses: HashMap::new(),
             names: HashMap::new(),
             changed: Arc::default(),
+            known: HashMap::new(),
             checkers: HashMap::new(),
             on_change: Arc::new(|endpoint: &Endpoint, health: Health, why: &str| {
                 tracing::info!(endpoint = &*endpoint.label, health = health.as_str(), why, "health changed");
@@ -102,7 +105,7 @@ impl Watch {
     /// Resolves the names of a configuration that is about to be put in force; those that take longer than `limit`
     /// follow later.
     pub async fn resolve(&mut self, config: &Config, limit: Duration) {
-        let names = names_of(config);
+        let names = self.names_of(config);
         self.start(names.iter().cloned());
         let deadline = tokio::time::Instant::now() + limit;
         for name in names {
@@ -115,8 +118,19 @@ impl Watch {
         }
     }
 
+    /// The endpoints of a configuration that are written as names. Most services are those of the one before.
+    fn names_of(&mut self, config: &Config) -> HashSet<Arc<str>> {
+        let mut before = std::mem::take(&mut self.known);
+        for service in &config.services {
+            let at = Arc::as_ptr(service).addr();
+            let known = before.remove(&at).unwrap_or_else(|| (service.clone(), names_in(service)));
+            self.known.insert(at, known);
+        }
+        self.known.values().flat_map(|(_, names)| names).cloned().collect()
+    }
+
     fn follow_names(&mut self, snapshot: &Snapshot) {
-        let wanted = names_of(&snapshot.config);
+        let wanted = self.names_of(&snapshot.config);
         self.names.retain(|name, _| wanted.contains(name));
         self.addresses.retain(|name, _| wanted.contains(name));
         self.start(wanted.into_iter());
@@ -142,14 +156,21 @@ impl Watch {
         let mut before = std::mem::take(&mut self.checkers);
         for (id, service) in &snapshot.services {
             let Some(spec) = &service.policy.health_check else { continue };
-            let endpoints = service.endpoints().to_vec();
-            let now = Checked { spec: spec.clone(), protocol: service.protocol, tls: service.tls().cloned() };
+            let now = Checked {
+                service: service.clone(),
+                spec: spec.clone(),
+                protocol: service.protocol,
+                tls: service.tls().cloned(),
+            };
+            let endpoints = || service.endpoints().to_vec();
             let checker = match before.remove(id) {
+                Some((old, checker)) if Arc::ptr_eq(&old.service, service) => checker,
                 Some((old, mut checker)) if old == now => {
-                    checker.update(endpoints);
+                    checker.update(endpoints());
                     checker
                 }
                 _ => {
+                    let endpoints = endpoints();
                     let tls = service.tls().map(|tls| tls.parts(service.protocol));
                     Checker::start(&self.handle, spec.clone(), endpoints, service.protocol, tls, self.on_change.clone())
                 }

@@ -79,7 +79,7 @@ fn endpoints(case: &Case<'_>, upstream: &Upstream, foreseen: Result<Option<&Arc<
         Ok(_) => (panicking || endpoint.usable()) && endpoint.weight() > 0,
     };
     let all = upstream.service.endpoints().iter().map(|endpoint| {
-        let mut shown = admin::endpoint(endpoint, case.now);
+        let mut shown = admin::endpoint(&upstream.service, endpoint, case.now);
         shown["usable"] = json!(usable(endpoint));
         shown
     });

@@ -32,6 +32,11 @@ impl<T> Weighted<T> {
         self.entries.iter().map(|(_, value)| value)
     }
 
+    /// The values that can be picked, to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.entries.iter_mut().map(|(_, value)| value)
+    }
+
     /// The value that `random`, which is uniform over all of `u64`, stands for. `None` when nothing has a weight.
     #[inline]
     pub fn pick(&self, random: u64) -> Option<&T> {

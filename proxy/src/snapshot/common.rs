@@ -10,7 +10,7 @@ use weft_model::config::{
 use crate::upstream::places::Limits;
 
 /// What all routes to a service share, as its policy says.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub struct Common {
     /// `circuitBreaker`
     pub breaker: Option<Arc<CircuitBreaker>>,

@@ -2,6 +2,7 @@
 
 mod attach;
 mod captured;
+mod moved;
 mod service;
 
 use std::{
@@ -17,6 +18,7 @@ use weft_model::config::{
 };
 
 use self::attach::{attached, candidates};
+pub use self::moved::{Moved, moved};
 pub(crate) use self::{attach::by_port, captured::IMPLICIT};
 use super::{
     Deadlines, Mirror, Port, PortId, PortKind, Rewrite, Rule, Service, Snapshot, Target, TcpTarget, Upstream,
@@ -80,6 +82,7 @@ pub fn compile(input: &Input<'_>, previous: &Snapshot) -> Result<Snapshot, Compi
         previous,
         said_by_routes: said_by_routes(&input.config),
         access: access(&input.config),
+        same_access: input.config.access_policies == previous.config.access_policies,
         services: HashMap::new(),
         upstreams: HashMap::new(),
         limits: HashMap::new(),
@@ -105,7 +108,7 @@ pub fn compile(input: &Input<'_>, previous: &Snapshot) -> Result<Snapshot, Compi
     Ok(Snapshot {
         revision: input.revision,
         config,
-        ports,
+        ports: ports.into(),
         virtual_ports,
         identities,
         rules,
@@ -129,6 +132,8 @@ struct Compiler<'a> {
     /// For services whose own policy does not say it.
     said_by_routes: HashMap<(Key, u16), Common>,
     access: HashMap<Key, Arc<Access>>,
+    /// The AccessPolicies are those of before.
+    same_access: bool,
     services: HashMap<(Key, u16), Arc<Service>>,
     /// By service, port, and the route whose own policy counts.
     upstreams: HashMap<UpstreamId, Arc<Upstream>>,

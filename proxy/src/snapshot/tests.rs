@@ -17,6 +17,7 @@ use crate::{
 };
 
 mod captured;
+mod moved;
 
 const S: Duration = Duration::from_secs(1);
 
@@ -201,7 +202,7 @@ fn a_route_with_a_policy_of_its_own_has_its_own_upstream() {
     assert_eq!(fields(&one.policy), (7, 9 * S, 2 * S, None));
     assert_eq!(fields(&own.policy), (8, 9 * S, 2 * S, Some(3 * S)));
     assert_eq!(fields(&live(&snapshot, "app").policy), fields(&one.policy));
-    snapshot.enforce(Instant::now());
+    snapshot.enforce(&Snapshot::empty(), Instant::now());
     assert_eq!(one.service.endpoints()[0].idle_timeout(), 9 * S);
     assert_eq!(snapshot.upstreams.len(), 2);
 
@@ -237,7 +238,7 @@ fn live_state_outlives_a_configuration() {
     let second = node.next(&with("http", changed, &policy), &first);
     let endpoints = live(&second, "app").endpoints();
     assert_eq!(kept(&first, &second), [true, false]);
-    second.enforce(Instant::now());
+    second.enforce(&first, Instant::now());
     assert_eq!((endpoints[0].weight(), endpoints[0].idle_timeout()), (5, 7 * S));
     let (one, two) = (live(&first, "app"), live(&second, "app"));
     assert!(Arc::ptr_eq(&one.in_flight, &two.in_flight) && Arc::ptr_eq(&one.circuit, &two.circuit));
@@ -507,23 +508,23 @@ fn breakers_survive_a_configuration_and_end_with_their_policy() {
     // Compiling alone changes nothing: the configuration may still be refused.
     let failing = &live(&first, "app").endpoints()[0];
     assert!(fail(failing).is_none());
-    first.enforce(now);
+    first.enforce(&Snapshot::empty(), now);
     assert!(fail(failing).unwrap().ejected);
 
     let second = node.next(&text(TWO, ", circuitBreaker: {consecutiveFailures: 9}, timeouts: {idle: 9s}"), &first);
-    second.enforce(now);
+    second.enforce(&first, now);
     assert_eq!(live(&second, "app").endpoints()[0].guard().state(), State::Open);
     assert!(fail(&live(&second, "app").endpoints()[1]).is_none(), "the new policy counts");
 
     // One of weight 0 gets no requests, and has no breaker.
     let weightless = "[{address: 10.0.0.1, port: 9000}, {address: 10.0.0.2, port: 9000, weight: 0}]";
     let third = node.next(&text(weightless, one), &second);
-    third.enforce(now);
+    third.enforce(&second, now);
     let app = live(&third, "app");
     assert!(app.circuit.is_open() && !app.endpoints()[1].guard().enabled());
 
     let fourth = node.next(&text(TWO, ""), &third);
-    fourth.enforce(now);
+    fourth.enforce(&third, now);
     let app = live(&fourth, "app");
     assert!(app.circuit.quiet() && app.circuit.unusable() == 0 && app.endpoints()[0].usable());
     assert!(fail(&app.endpoints()[0]).is_none());
@@ -569,12 +570,12 @@ fn a_refused_configuration_leaves_live_limits_alone() {
         (limits.connections, limits.pending, endpoint.idle_timeout(), endpoint.weight())
     };
     let first = node.next(&text(TWO, "maxConnections: 100, idleTimeout: 60s"), &Snapshot::empty());
-    first.enforce(Instant::now());
+    first.enforce(&Snapshot::empty(), Instant::now());
     let other = TWO.replace("weight: 3", "weight: 7");
     let next = node.next(&text(&other, "maxConnections: 1, maxPendingRequests: 0, idleTimeout: 1ms"), &first);
     assert_eq!(in_force(&first), (100, 1024, 60 * S, 3), "the next one may still be refused");
     assert_eq!(live(&next, "app").endpoints.weighted().map(|(_, weight)| weight).collect::<Vec<_>>(), [1, 7]);
     assert!(next.review_places().is_empty());
-    next.enforce(Instant::now());
+    next.enforce(&first, Instant::now());
     assert_eq!(in_force(&first), (1, 0, S / 1000, 7));
 }

@@ -71,11 +71,16 @@ pub struct FileSource<L: Load> {
     seen: Option<Fingerprint>,
 }
 
-/// Makes a [`FileSource`] load although nothing changed: for SIGHUP.
+/// Makes a source look again although nothing changed: for SIGHUP.
 #[derive(Debug, Clone)]
 pub struct Reloader(Arc<Notify>);
 
 impl Reloader {
+    /// For another source.
+    pub(super) const fn new(notify: Arc<Notify>) -> Self {
+        Self(notify)
+    }
+
     /// Loads again soon. Several calls before that are one.
     pub fn reload(&self) {
         self.0.notify_one();

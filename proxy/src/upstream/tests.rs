@@ -136,7 +136,7 @@ impl Client {
             ]
             .concat(),
         );
-        snapshot.enforce(Instant::now());
+        snapshot.enforce(&Snapshot::empty(), Instant::now());
         let upstream = snapshot.rules[0].backends.get(0).unwrap().upstream.clone().unwrap();
         let endpoint = upstream.service.endpoints()[0].clone();
         Self { worker: Worker::new(0, Arc::new(shared), Vec::new()), upstream, endpoint, patience: Patience::Wait }

@@ -7,6 +7,7 @@
 mod balancing;
 mod basic;
 mod breaker;
+mod control_plane;
 mod faults;
 mod harness;
 mod hostile;

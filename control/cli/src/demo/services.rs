@@ -22,6 +22,8 @@ use tokio::{
 pub struct Samples {
     /// Two endpoints.
     pub hello: Vec<SocketAddr>,
+    /// One more, of which nobody knows yet.
+    pub spare: SocketAddr,
     /// Two endpoints, one slower than the other.
     pub cart: Vec<SocketAddr>,
     /// Two endpoints, one of which fails or dawdles now and then.
@@ -50,6 +52,7 @@ pub fn start() -> io::Result<Samples> {
     let samples = runtime.block_on(async {
         Ok::<_, io::Error>(Samples {
             hello: vec![serve(steady("hello-a", 0)).await?, serve(steady("hello-b", 0)).await?],
+            spare: serve(steady("hello-c", 0)).await?,
             cart: vec![serve(steady("cart-a", 2)).await?, serve(steady("cart-b", 20)).await?],
             flaky: vec![serve(steady("flaky-a", 5)).await?, serve(shaky).await?],
             store: vec![store("store-a").await?, store("store-b").await?],

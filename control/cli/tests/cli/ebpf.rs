@@ -3,7 +3,7 @@
 use std::{
     fs,
     net::{SocketAddr, TcpListener, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread::sleep,
     time::{Duration, Instant},
@@ -184,6 +184,8 @@ impl Up {
         let captured = format!("127.0.0.1:{}", free_port());
         let child = Command::new(env!("CARGO_BIN_EXE_weft"))
             .args(["up", "-f", config, "--ebpf", "require", "--cgroup", group.name(), "--admin", admin])
+            .args(["--control-listen", &format!("127.0.0.1:{}", free_port()), "--data-dir"])
+            .arg(Path::new(config).with_extension("data"))
             .args(["--captured", &captured, "--workers", "1"])
             .stdin(Stdio::null())
             .stderr(Stdio::null())

@@ -13,21 +13,27 @@ use serde_json::Value;
 use crate::{LIMIT, file, valid, weft};
 
 /// `weft control`, killed when the test ends.
-struct Member {
+pub(crate) struct Member {
     name: String,
     child: Child,
-    address: String,
+    pub(crate) address: String,
     dir: tempfile::TempDir,
 }
 
 impl Member {
-    fn start(name: &str, join: &[&str]) -> Self {
-        // Free a moment ago: the best that can be had for a port that has to be known.
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        drop(listener);
+    pub(crate) fn start(name: &str, join: &[&str]) -> Self {
+        let address = free();
         let dir = tempfile::tempdir().unwrap();
         let child = spawn(name, dir.path(), &address, join);
+        Self { name: name.into(), child, address, dir }
+    }
+
+    /// With these arguments, and a directory that exists.
+    pub(crate) fn start_in(name: &str, dir: tempfile::TempDir, args: &[&str]) -> Self {
+        let address = free();
+        let mut all = vec!["control", "--name", name, "--listen", &address];
+        all.extend(args);
+        let child = run(&all, dir.path());
         Self { name: name.into(), child, address, dir }
     }
 
@@ -35,13 +41,13 @@ impl Member {
         self.child = spawn(&self.name, self.dir.path(), &self.address, &[]);
     }
 
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
     /// Exit code after SIGTERM, and what it said.
-    fn terminate(&mut self) -> (i32, String) {
+    pub(crate) fn terminate(&mut self) -> (i32, String) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         let status = ended(&mut self.child);
@@ -58,14 +64,25 @@ impl Drop for Member {
     }
 }
 
+/// Free a moment ago: the best that can be had for a port that has to be known.
+fn free() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
 fn spawn(name: &str, dir: &Path, address: &str, join: &[&str]) -> Child {
+    let mut args = vec!["control", "--name", name, "--listen", address];
+    args.extend(join.iter().flat_map(|other| ["--join", other]));
+    run(&args, dir)
+}
+
+fn run(args: &[&str], dir: &Path) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_weft"));
-    command.args(["control", "--name", name, "--listen", address, "--data-dir"]).arg(dir);
-    command.args(join.iter().flat_map(|other| ["--join", other]));
+    command.args(args).arg("--data-dir").arg(dir);
     command.env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-fn ended(child: &mut Child) -> i32 {
+pub(crate) fn ended(child: &mut Child) -> i32 {
     let end = Instant::now() + LIMIT;
     loop {
         if let Some(status) = child.try_wait().unwrap() {
@@ -77,7 +94,7 @@ fn ended(child: &mut Child) -> i32 {
 }
 
 /// Asks these members, in this order.
-fn ask(members: &[&Member], args: &[&str]) -> (i32, String, String) {
+pub(crate) fn ask(members: &[&Member], args: &[&str]) -> (i32, String, String) {
     let mut all = args.to_vec();
     for member in members {
         all.extend(["--control", &member.address]);
@@ -85,12 +102,12 @@ fn ask(members: &[&Member], args: &[&str]) -> (i32, String, String) {
     weft(&all)
 }
 
-fn status(member: &Member) -> Option<Value> {
+pub(crate) fn status(member: &Member) -> Option<Value> {
     let (code, stdout, _) = ask(&[member], &["raft", "status", "-o", "json"]);
     (code == 0).then(|| serde_json::from_str(&stdout).unwrap())
 }
 
-fn until(what: &str, check: impl Fn() -> bool) {
+pub(crate) fn until(what: &str, check: impl Fn() -> bool) {
     let end = Instant::now() + LIMIT;
     while !check() {
         assert!(Instant::now() < end, "not in time: {what}");

@@ -25,7 +25,7 @@ pub(super) fn unreached(documents: &[Document], config: &Config, cx: &Context<'_
         let at = At::new(cx, document).field("spec").field("parentRefs");
         for (i, parent) in parents.iter().enumerate().filter(|(_, parent)| parent.kind.as_deref() == Some("Service")) {
             if services.is_empty() {
-                services.extend(config.services.iter().map(|service| (&service.key, service)));
+                services.extend(config.services.iter().map(|service| (&service.key, &**service)));
             }
             let at = at.item(i);
             let Some(name) = parent.name.as_deref() else { continue };

@@ -190,7 +190,7 @@ pub(crate) fn validate(documents: &[Document], refs: bool, problems: &Sink, warn
             Written::GrpcRoute(written) => config.http_routes.push(grpc::grpc(spec, key, written)),
             Written::TcpRoute(written) => config.tcp_routes.extend(route::tcp(spec, key, written)),
             Written::BackendTlsPolicy(written) => config.backend_tls.extend(security::backend_tls(spec, key, written)),
-            Written::Service(written) => config.services.push(service::service(spec, key, written)),
+            Written::Service(written) => config.services.push(service::service(spec, key, written).into()),
             Written::TrafficPolicy(written) => config.traffic_policies.push(policy::policy(spec, key, written)),
             Written::AccessPolicy(written) => config.access_policies.push(security::access(spec, key, written)),
             Written::TelemetryPolicy(written) => config.telemetry = security::telemetry(spec, written),

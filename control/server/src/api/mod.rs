@@ -7,32 +7,48 @@
 //! | `GET /v1/objects[/KIND[/NAMESPACE/NAME]]` | one object, or a list: `namespace=`, `consistency=serializable`, `revision=` |
 //! | `PUT`, `DELETE /v1/objects/KIND/NAMESPACE/NAME` | `If-Match: REVISION`, `If-None-Match: *` |
 //! | `POST /v1/apply`, `/v1/delete` | several objects in one revision, or none; `dryRun=true` |
+//! | `POST /v1/sync` | as apply; what `set=` held before and is not in the body is deleted |
+//! | `POST /v1/rollback` | the configuration as it was right after revision `to=` |
+//! | `GET /v1/backup` | everything that is kept, for `weft restore` |
 //! | `GET /v1/watch` | changes after `from=`, of `kind=`, in `namespace=`, one revision a line |
+//! | `GET /v1/objects/Endpoint`, `GET /v1/watch?kind=Endpoint` | registered endpoints, of `service=` |
+//! | `POST /v1/register`, `/v1/deregister`, `/v1/drain` | endpoints of a service in one revision, or none |
+//! | `GET /v1/agents`, `PUT`, `DELETE /v1/agents/AGENT` | leases: `{"ttlMs": 10000}` |
+//! | `POST /v1/agents/AGENT/keep-alive` | `{"generation": …}` |
 //! | `GET /v1/history/KIND/NAMESPACE/NAME` | who changed an object when |
 //! | `GET /v1/revision` | the current revision; with `revision=`, once it is reached |
 //! | `GET /v1/nodes`, `/v1/nodes/self` | nodes of all members, or of this one: what each has in force |
 //! | `GET /v1/raft`, `POST /v1/raft/…` | members |
 
+mod agents;
 mod apply;
+mod backup;
 mod cluster;
 mod leader;
 mod metrics;
 mod nodes;
 mod objects;
 mod query;
+mod registry;
 mod reply;
 mod watch;
+mod write;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
+use serde::de::DeserializeOwned;
 use tokio::sync::watch::Receiver;
 use weft_store::{Role, Store};
 
 use crate::{pool::Pool, push::Push};
+pub(crate) use cluster::watch_membership;
 use query::Query;
 use reply::{Body, Refusal, bytes, text};
 
@@ -53,15 +69,24 @@ pub(crate) struct Context {
     /// True once the server stops: streams end.
     pub stopping: Receiver<bool>,
     pub push: Arc<Push>,
+    /// The others have removed this member.
+    pub removed: AtomicBool,
 }
 
 /// A request, all of it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Asked {
     method: Method,
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
+}
+
+impl Asked {
+    /// The body, as JSON.
+    fn json<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
+        serde_json::from_slice(&self.body).map_err(|error| Refusal::bad(format!("the body: {error}")))
+    }
 }
 
 type Answered = Result<Response<Body>, Refusal>;
@@ -104,7 +129,7 @@ async fn route(context: &Context, request: Request<Incoming>) -> Answered {
         ("GET", ["v1", "objects"]) => objects::list(context, None, &query).await,
         ("GET", ["v1", "objects", kind]) => objects::list(context, Some(kind), &query).await,
         ("GET", ["v1", "objects", kind, namespace, name]) => {
-            objects::get(context, &query::key(kind, namespace, name)?, &query).await
+            objects::get(context, &query::shown_key(kind, namespace, name)?, &query).await
         }
         ("PUT", ["v1", "objects", kind, namespace, name]) => {
             apply::put(context, &query::key(kind, namespace, name)?, &query, &asked).await
@@ -113,16 +138,27 @@ async fn route(context: &Context, request: Request<Incoming>) -> Answered {
             apply::delete_one(context, &query::key(kind, namespace, name)?, &query, &asked).await
         }
         ("GET", ["v1", "history", kind, namespace, name]) => {
-            objects::history(context, &query::key(kind, namespace, name)?, &query).await
+            objects::history(context, &query::shown_key(kind, namespace, name)?, &query).await
         }
         ("POST", ["v1", "apply"]) => apply::apply(context, &query, &asked).await,
+        ("POST", ["v1", "sync"]) => apply::sync(context, &query, &asked).await,
+        ("POST", ["v1", "rollback"]) => apply::rollback(context, &query, &asked).await,
+        ("GET", ["v1", "backup"]) => backup::backup(context, &query).await,
         ("POST", ["v1", "delete"]) => apply::delete(context, &query, &asked).await,
+        ("POST", ["v1", "register"]) => registry::register(context, &asked).await,
+        ("POST", ["v1", "deregister"]) => registry::deregister(context, &asked).await,
+        ("POST", ["v1", "drain"]) => registry::drain(context, &asked).await,
+        ("GET", ["v1", "agents"]) => agents::list(context, &query).await,
+        ("PUT", ["v1", "agents", agent]) => agents::grant(context, agent, &asked).await,
+        ("DELETE", ["v1", "agents", agent]) => agents::revoke(context, agent, &query, &asked).await,
+        ("POST", ["v1", "agents", agent, "keep-alive"]) => agents::keep_alive(context, agent, &asked),
         ("GET", ["v1", "watch"]) => watch::watch(context, &query).await,
         ("GET", ["v1", "nodes"]) => nodes::all(context).await,
         ("GET", ["v1", "nodes", "self"]) => nodes::own(context),
         ("GET", ["v1", "raft"]) => Ok(cluster::status(context).await),
         ("GET", ["v1", "raft", "self"]) => Ok(cluster::own(context)),
         ("POST", ["v1", "raft", "members"]) => cluster::join(context, &asked).await,
+        ("POST", ["v1", "raft", "add"]) => cluster::add(context, &asked).await,
         ("POST", ["v1", "raft", "promote", id]) => cluster::promote(context, id).await,
         ("POST", ["v1", "raft", "remove", name]) => cluster::remove(context, name).await,
         ("POST", ["v1", "raft", "transfer", name]) => cluster::transfer(context, name).await,
@@ -134,6 +170,10 @@ async fn route(context: &Context, request: Request<Incoming>) -> Answered {
 fn ready(context: &Context) -> Answered {
     let status = context.store.status();
     match (status.role, status.leader) {
+        _ if context.removed.load(Ordering::Relaxed) => {
+            let message = "this member was removed from its cluster";
+            Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "removed", message))
+        }
         (Role::Stopped, _) => Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "stopped", "the store has stopped")),
         (_, None) => Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "no_leader", "no leader is known")),
         _ => Ok(text("text/plain", "ready\n".into())),

@@ -11,7 +11,7 @@ use weft_store::{
 };
 
 use super::reply::Refusal;
-use crate::config;
+use crate::{config, registry::ENDPOINT};
 
 /// The query of a request, each name once.
 #[derive(Debug, Default)]
@@ -59,28 +59,54 @@ impl Query {
         }
     }
 
-    /// Which objects; the control plane's own are never among them.
+    /// Which objects: without a kind, all of the configuration. The control plane's own are never among them.
     pub(super) fn filter(&self, named: Option<&str>) -> Result<Filter, Refusal> {
-        let kinds = match named.or(self.text("kind")) {
-            Some(text) => vec![kind(text)?.into()],
+        let kind = named.or(self.text("kind")).map(shown_kind).transpose()?;
+        let kinds = match kind {
+            Some(kind) => vec![kind.into()],
             None => Kind::ALL.map(|kind| kind.name().into()).to_vec(),
         };
-        Ok(Filter { kinds, namespace: self.text("namespace").map(Into::into), prefix: None })
+        let prefix = match (self.text("prefix"), self.text("service")) {
+            (prefix, None) => prefix.map(Into::into),
+            // Those of a service lie together, by name.
+            (None, Some(service)) if kind == Some(ENDPOINT) => Some(format!("{service}/").into()),
+            (None, Some(_)) => return Err(Refusal::bad("only endpoints are of a service").hint("kind=Endpoint")),
+            (Some(_), Some(_)) => return Err(Refusal::bad("either prefix or service")),
+        };
+        Ok(Filter { kinds, namespace: self.text("namespace").map(Into::into), prefix })
     }
 }
 
-/// The kind that is meant.
-pub(super) fn kind(text: &str) -> Result<&'static str, Refusal> {
+/// The kind that is meant, of those that can be looked at.
+fn shown_kind(text: &str) -> Result<&'static str, Refusal> {
+    if ["endpoint", "endpoints"].contains(&&*text.to_ascii_lowercase()) { Ok(ENDPOINT) } else { kind(text) }
+}
+
+/// The kind that is meant, of those that are configured.
+fn kind(text: &str) -> Result<&'static str, Refusal> {
     config::kind_named(text).ok_or_else(|| {
         let names = Kind::ALL.map(Kind::name).join(", ");
         Refusal::not_found(format!("there is no kind {text:?}")).hint(format!("kinds: {names}"))
     })
 }
 
-/// The key that a path names.
+/// The key that a path names, of what can be looked at.
+pub(super) fn shown_key(kind: &str, namespace: &str, name: &str) -> Result<ObjectKey, Refusal> {
+    of_parts(shown_kind(kind)?, namespace, name)
+}
+
+/// The key that a path names, of what is configured.
 pub(super) fn key(kind_text: &str, namespace: &str, name: &str) -> Result<ObjectKey, Refusal> {
+    if shown_kind(kind_text)? == ENDPOINT {
+        return Err(Refusal::bad("registered endpoints are no part of the configuration")
+            .hint("weft register and weft deregister; POST /v1/register and /v1/deregister"));
+    }
+    of_parts(kind(kind_text)?, namespace, name)
+}
+
+fn of_parts(kind: &str, namespace: &str, name: &str) -> Result<ObjectKey, Refusal> {
     if namespace.is_empty() || name.is_empty() {
         return Err(Refusal::bad("an object has a namespace and a name"));
     }
-    Ok(ObjectKey::new(kind(kind_text)?, namespace, name))
+    Ok(ObjectKey::new(kind, namespace, name))
 }

@@ -7,7 +7,7 @@ use http::{Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use serde_json::{Map, Value};
 use weft_model::Problems;
-use weft_store::{Error, machine::Compacted, types::Rejection};
+use weft_store::{Error, lease::Lost, machine::Compacted, types::Rejection};
 
 /// The body of an answer.
 pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -23,6 +23,12 @@ impl Refusal {
     pub(super) fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
         let body = [("code", Value::from(code)), ("message", Value::from(message.into()))];
         Self { status, body: body.map(|(name, value)| (name.to_owned(), value)).into_iter().collect() }
+    }
+
+    /// What it is called.
+    #[cfg(test)]
+    pub(super) fn code(&self) -> &str {
+        self.body["code"].as_str().unwrap_or_default()
     }
 
     pub(super) fn bad(message: impl Into<String>) -> Self {
@@ -59,6 +65,15 @@ impl Refusal {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", message).with("problems", list)
     }
 
+    /// The lease is not the agent's any more.
+    pub(super) fn lost(lost: Lost) -> Self {
+        let (reason, hint) = match lost {
+            Lost::Gone => ("gone", "ask for another with PUT /v1/agents/AGENT, and register again"),
+            Lost::Superseded => ("superseded", "another process took it over under the same name: give each its own"),
+        };
+        Self::new(StatusCode::CONFLICT, "lost", lost.to_string()).with("reason", reason).hint(hint)
+    }
+
     pub(super) fn hint(self, hint: impl Into<String>) -> Self {
         self.with("hint", hint.into())
     }
@@ -89,7 +104,7 @@ impl From<Error> for Refusal {
             Error::Behind { at } => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "behind", message).with("revision", at.0)
             }
-            Error::Lost(_) => Self::new(StatusCode::CONFLICT, "lost", message),
+            Error::Lost(lost) => Self::lost(lost),
             Error::ClockAhead => Self::bad(message),
             Error::Membership(_) => Self::new(StatusCode::CONFLICT, "membership", message),
             Error::Stopped(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopped", message),
@@ -109,6 +124,8 @@ impl From<Rejection> for Refusal {
                     .with("revision", found.map(|found| found.0))
                     .hint("get it again, and decide anew")
             }
+            Rejection::NoLease(_) => Self::lost(Lost::Gone),
+            Rejection::StaleLease => Self::lost(Lost::Superseded),
             Rejection::NoObject(_) => Self::not_found(rejection.to_string()),
             Rejection::TooLarge(_) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", rejection.to_string()),
             Rejection::TooManyClients | Rejection::TooManyOutstanding => {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::nodes::{NodeView, RejectionView, State};
+use crate::status::Programmed;
 
 /// What a member says about its nodes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -28,17 +29,6 @@ pub struct Fleet {
     pub nodes: Vec<NodeView>,
     /// Members that did not answer: their nodes are missing.
     pub unreachable: Vec<String>,
-}
-
-/// On which nodes a version of a resource is in force.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Programmed {
-    /// On how many.
-    pub nodes: usize,
-    /// Of how many that are connected and ask for its type.
-    pub of: usize,
-    /// A node that does not take it, and why.
-    pub rejected: Option<(String, String)>,
 }
 
 impl Fleet {
@@ -67,12 +57,13 @@ impl Fleet {
         Self { revision, nodes, unreachable }
     }
 
-    /// On which nodes the resource `name` of type `url` is in force, in the version that `revision` made.
+    /// On how many of the connected nodes that ask for type `url` its resource `name` is in force, in the version that
+    /// `revision` made.
     pub fn programmed(&self, url: &str, name: &str, revision: u64) -> Programmed {
-        let mut programmed = Programmed { nodes: 0, of: 0, rejected: None };
+        let mut programmed = Programmed::default();
         for node in self.nodes.iter().filter(|node| node.connected) {
             let Some(of_type) = node.types.iter().find(|known| known.url == url) else { continue };
-            programmed.of += 1;
+            programmed.nodes += 1;
             let rejects = |view: &&RejectionView| {
                 view.url == url && (&*view.rejection.name == name || &*view.rejection.name == "*")
             };
@@ -81,7 +72,7 @@ impl Fleet {
                 let reason = || (node.node.clone(), rejection.reason.to_string());
                 programmed.rejected.get_or_insert_with(reason);
             } else if of_type.answered >= revision && node.more_rejections == 0 {
-                programmed.nodes += 1;
+                programmed.acknowledged += 1;
             }
         }
         programmed
@@ -180,7 +171,7 @@ mod tests {
         nodes[5].types.clear();
         let fleet = Fleet { revision: 5, nodes, unreachable: vec![] };
         let programmed = |name: &str, revision| {
-            let Programmed { nodes, of, rejected } = fleet.programmed("t", name, revision);
+            let Programmed { nodes: of, acknowledged: nodes, rejected, .. } = fleet.programmed("t", name, revision);
             (nodes, of, rejected.map(|(node, _)| node))
         };
         assert_eq!(programmed("x", 5), (2, 4, Some("2".into())));

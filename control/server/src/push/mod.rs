@@ -29,7 +29,7 @@ pub mod logs;
 mod metrics;
 pub mod nodes;
 mod order;
-mod own;
+pub(crate) mod own;
 mod protocol;
 mod quorum;
 mod sotw;
@@ -49,6 +49,7 @@ use tonic_prost::ProstCodec;
 use weft_store::Store;
 use weft_wire::{DELTA, SOTW};
 
+use crate::envoy::producer;
 use fleet::MemberNodes;
 use logs::Logs;
 use metrics::Counters;
@@ -79,12 +80,13 @@ pub struct Push {
 impl Push {
     /// Follows `store`. Streams end once `stopping` is true.
     pub(crate) fn start(store: &Store, clock: fn() -> u64, stopping: watch::Receiver<bool>) -> Arc<Self> {
-        let specs = vec![own::OBJECTS, own::ENDPOINTS];
-        let logs = Arc::new(Logs::new(specs));
+        let specs = [own::OBJECTS, own::ENDPOINTS].into_iter().chain(producer::SPECS);
+        let logs = Arc::new(Logs::new(specs.collect()));
         let own = hub::Own { objects: 0, endpoints: 1 };
         let (known, health) = watch::channel(Health::Starting);
         let mut tasks = JoinSet::new();
         tasks.spawn(hub::follow(store.clone(), logs.clone(), own));
+        tasks.spawn(producer::follow(store.clone(), logs.clone(), 2));
         tasks.spawn(hub::watch_over(store.clone(), known));
         let member = store.member().1.name.to_string();
         let nodes = Arc::new(Nodes::new(&member, clock, logs.clone()));

@@ -69,6 +69,10 @@ impl Disk {
         let mut options = std::fs::OpenOptions::new();
         let file = options.read(true).write(true).create(empty).truncate(empty).open(path);
         let file = file.map_err(|error| Fatal::disk("open", path, error))?;
+        // redb would make a new log of it, and this member would forget what it has promised.
+        if !empty && file.metadata().is_ok_and(|meta| meta.len() == 0) {
+            return Err(Fatal::corrupt(path, "it is empty"));
+        }
         FileBackend::new(file).map_err(|error| Fatal::corrupt(path, error))
     }
 
@@ -237,12 +241,6 @@ impl Batch<'_> {
     /// Returns once everything is on the disk: one fsync.
     pub(super) fn commit(mut self) -> Result<(), Fatal> {
         self.transaction.set_durability(Durability::Immediate).map_err(|error| self.disk.corrupt(error))?;
-        self.transaction.commit().map_err(|error| self.disk.failed(error))
-    }
-
-    /// Returns once everything can be read; it is on the disk with the next [`Self::commit`].
-    pub(super) fn commit_lazily(mut self) -> Result<(), Fatal> {
-        self.transaction.set_durability(Durability::None).map_err(|error| self.disk.corrupt(error))?;
         self.transaction.commit().map_err(|error| self.disk.failed(error))
     }
 }

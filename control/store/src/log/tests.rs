@@ -183,11 +183,11 @@ impl Log {
         let (log, mut queue) = Self::new(disk, found, failure);
         let shared = log.shared.clone();
         tokio::spawn(async move {
-            let mut batch = Vec::new();
+            let (mut batch, mut committed) = (Vec::new(), None);
             while queue.recv_many(&mut batch, JOBS).await > 0 {
                 // As long as an fsync takes.
                 tokio::time::sleep(Duration::from_millis(1)).await;
-                writer::serve(&shared, &mut batch);
+                writer::serve(&shared, &mut batch, &mut committed);
             }
         });
         Ok(log)
@@ -432,5 +432,8 @@ fn a_file_that_is_no_log_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log.redb");
     std::fs::write(&path, vec![7u8; 100_000]).unwrap();
+    assert!(matches!(Disk::open(&path), Err(Fatal::Corrupt { .. })));
+    // Cut to nothing it is not a new log.
+    std::fs::write(&path, "").unwrap();
     assert!(matches!(Disk::open(&path), Err(Fatal::Corrupt { .. })));
 }

@@ -20,7 +20,7 @@ pub(super) const JOBS: usize = 512;
 pub(super) enum Job {
     Append(Arc<[Entry]>, IOFlushed<Types>),
     Vote(Vote, Done),
-    /// Needs no fsync of its own: an older value only means that more is applied again.
+    /// Goes with the next of the others: an older value only means that more is applied again.
     Committed(LogId),
     /// Removes every entry from this index on.
     Truncate(u64, Done),
@@ -33,17 +33,30 @@ pub(super) type Done = oneshot::Sender<Result<(), Fatal>>;
 /// Writes until every sender is gone.
 pub(super) fn run(shared: &Shared, mut jobs: mpsc::Receiver<Job>) {
     let mut batch = Vec::with_capacity(JOBS);
+    let mut committed = None;
     while jobs.blocking_recv_many(&mut batch, JOBS) > 0 {
-        serve(shared, &mut batch);
+        serve(shared, &mut batch, &mut committed);
+    }
+    if let Some(committed) = committed
+        && shared.failure.get().is_none()
+        && let Err(fatal) = finish(shared, &committed)
+    {
+        shared.failure.report(fatal);
     }
 }
 
-/// Writes one batch and answers it.
-pub(super) fn serve(shared: &Shared, batch: &mut Vec<Job>) {
+fn finish(shared: &Shared, committed: &LogId) -> Result<(), Fatal> {
+    let batch = shared.disk.begin()?;
+    batch.set_committed(committed)?;
+    batch.commit()
+}
+
+/// Writes one batch and answers it. `committed` is what was not written yet for want of something that has to be.
+pub(super) fn serve(shared: &Shared, batch: &mut Vec<Job>, committed: &mut Option<LogId>) {
     // After the first failure nothing is written any more: what reached the disk is not known.
     let result = match shared.failure.get() {
         Some(fatal) => Err(fatal),
-        None => write(shared, batch).map_err(|fatal| shared.failure.report(fatal)),
+        None => write(shared, batch, committed).map_err(|fatal| shared.failure.report(fatal)),
     };
     for job in batch.drain(..) {
         match job {
@@ -61,21 +74,30 @@ pub(super) fn serve(shared: &Shared, batch: &mut Vec<Job>) {
     }
 }
 
-fn write(shared: &Shared, jobs: &[Job]) -> Result<(), Fatal> {
+fn write(shared: &Shared, jobs: &[Job], committed: &mut Option<LogId>) -> Result<(), Fatal> {
+    for job in jobs {
+        if let Job::Committed(latest) = job {
+            *committed = Some(*latest);
+        }
+    }
+    if jobs.iter().all(|job| matches!(job, Job::Committed(_))) {
+        return Ok(());
+    }
     let batch = shared.disk.begin()?;
-    let mut awaited = false;
     for job in jobs {
         match job {
             Job::Append(entries, _) => batch.append(entries.iter())?,
             Job::Vote(vote, _) => batch.set_vote(vote)?,
-            Job::Committed(committed) => batch.set_committed(committed)?,
+            Job::Committed(_) => {}
             Job::Truncate(from, _) => batch.remove(*from, u64::MAX)?,
             Job::Purge(through, _) => {
                 batch.remove(0, through.index + 1)?;
                 batch.set_purged(through)?;
             }
         }
-        awaited |= !matches!(job, Job::Committed(_));
     }
-    if awaited { batch.commit() } else { batch.commit_lazily() }
+    if let Some(committed) = committed.take() {
+        batch.set_committed(&committed)?;
+    }
+    batch.commit()
 }

@@ -74,6 +74,18 @@ impl Machine {
         outcome
     }
 
+    /// The same objects and leases in a cluster that follows one of which nobody knows how far it went: all of one
+    /// revision that is `above` the last, with no history before it.
+    pub(crate) fn restored(mut self, above: u64) -> Self {
+        self.revision = Revision(self.revision.0 + above);
+        self.grants += above;
+        self.history = History::starting(self.revision);
+        for object in self.objects.values_mut() {
+            *object = Arc::new(Object { modified: self.revision, ..(**object).clone() });
+        }
+        self
+    }
+
     fn execute(&mut self, position: Position, command: &Command) -> Result<Outcome, Rejection> {
         match &command.op {
             Op::Write { require, writes } => {
@@ -184,8 +196,13 @@ impl Machine {
         match &put.lease {
             Attach::Keep => {}
             Attach::Detach => object.lease = None,
-            Attach::To(lease) if self.leases.contains_key(lease) => object.lease = Some(lease.clone()),
-            Attach::To(lease) => return Err(Rejection::NoLease(lease.clone())),
+            Attach::To(lease) | Attach::Held { lease, .. } => {
+                let known = self.leases.get(lease).ok_or_else(|| Rejection::NoLease(lease.clone()))?;
+                if matches!(&put.lease, Attach::Held { generation, .. } if *generation != known.generation) {
+                    return Err(Rejection::StaleLease);
+                }
+                object.lease = Some(lease.clone());
+            }
         }
         Ok(object)
     }

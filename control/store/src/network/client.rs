@@ -1,7 +1,8 @@
 //! Openraft's calls to other members, as messages.
 
+use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,9 +27,13 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Makes a [`Peer`] for each of the other members.
 #[derive(Clone)]
 pub(crate) struct Peers {
-    pub(crate) me: u64,
-    pub(crate) transport: Arc<dyn Transport>,
+    me: u64,
+    transport: Arc<dyn Transport>,
+    latest: Latest,
 }
+
+/// The members of the latest membership. Openraft makes a peer once, and a member may move after that.
+type Latest = Arc<RwLock<BTreeMap<u64, Member>>>;
 
 /// Another member.
 pub(crate) struct Peer {
@@ -36,6 +41,7 @@ pub(crate) struct Peer {
     id: u64,
     member: Member,
     transport: Arc<dyn Transport>,
+    latest: Latest,
 }
 
 impl RaftNetworkFactory<Types> for Peers {
@@ -47,23 +53,43 @@ impl RaftNetworkFactory<Types> for Peers {
 }
 
 impl Peers {
+    /// The others, as member `me` reaches them.
+    pub(crate) fn new(me: u64, transport: Arc<dyn Transport>) -> Self {
+        Self { me, transport, latest: Latest::default() }
+    }
+
     /// One of them.
     pub(crate) fn peer(&self, id: u64, member: &Member) -> Peer {
-        Peer { me: self.me, id, member: member.clone(), transport: self.transport.clone() }
+        let (transport, latest) = (self.transport.clone(), self.latest.clone());
+        Peer { me: self.me, id, member: member.clone(), transport, latest }
+    }
+
+    /// Learns where they are now.
+    pub(crate) fn learn<'m>(&self, members: impl Iterator<Item = (&'m u64, &'m Member)>) {
+        let members = members.map(|(id, member)| (*id, member.clone())).collect();
+        *self.latest.write().unwrap_or_else(PoisonError::into_inner) = members;
     }
 }
 
 impl Peer {
+    /// The member, where it is now.
+    fn member(&self) -> Member {
+        let latest = self.latest.read().unwrap_or_else(PoisonError::into_inner);
+        let same = latest.get(&self.id).filter(|latest| latest.incarnation == self.member.incarnation);
+        same.unwrap_or(&self.member).clone()
+    }
+
     async fn ask<R: Wire>(&self, ask: u32, body: &impl Wire, within: Duration) -> Result<R, RPCError<Types>> {
         let body = Bytes::from(body.encode());
         let incarnation = self.member.incarnation;
         let envelope = Envelope { version: VERSION, from: self.me, to: self.id, incarnation, ask, body };
-        let answer = self.transport.call(&self.member, envelope.encode().into(), within).await;
+        let member = self.member();
+        let answer = self.transport.call(&member, envelope.encode().into(), within).await;
         let answer = answer.map_err(|unreached| Unreachable::new(&unreached))?;
         match Answer::decode(&answer) {
             Ok(Answer::Ok(body)) => R::decode(&body).map_err(|malformed| NetworkError::new(&malformed).into()),
             // It will not get better by asking at once again.
-            Ok(refusal) => Err(Unreachable::from_string(format!("{}: {refusal:?}", self.member.address)).into()),
+            Ok(refusal) => Err(Unreachable::from_string(format!("{}: {refusal:?}", member.address)).into()),
             Err(malformed) => Err(NetworkError::new(&malformed).into()),
         }
     }

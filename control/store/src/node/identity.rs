@@ -10,9 +10,9 @@ const MAGIC: &[u8; 16] = b"weft member v1 \n";
 
 /// A member's id and the incarnation that was drawn when its data directory was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Identity {
-    pub(super) id: u64,
-    pub(super) incarnation: u64,
+pub(crate) struct Identity {
+    pub(crate) id: u64,
+    pub(crate) incarnation: u64,
 }
 
 wire!(struct Identity { id, incarnation });
@@ -33,13 +33,17 @@ impl Identity {
         Self::decode(body).map(Some).map_err(|_| wrong())
     }
 
-    /// Draws an incarnation, and an id if none is given, and keeps them in `path`.
-    pub(super) fn draw(path: &Path, id: Option<u64>) -> Result<Self, Fatal> {
+    /// Draws an incarnation, and an id if none is given.
+    pub(crate) fn drawn(id: Option<u64>) -> Self {
         let mut random = fastrand::Rng::new();
         // As large as JSON's readers can tell apart.
         let id = id.unwrap_or_else(|| random.u64(1..1 << 53));
-        let identity = Self { id, incarnation: random.u64(1..) };
-        let body = identity.encode();
+        Self { id, incarnation: random.u64(1..) }
+    }
+
+    /// Keeps it in `path`.
+    pub(crate) fn save(&self, path: &Path) -> Result<(), Fatal> {
+        let body = self.encode();
         let file = [&MAGIC[..], &checksum(&[&body]).to_le_bytes(), &body].concat();
         let new = path.with_added_extension("new");
         let directory = path.parent().unwrap_or(Path::new("."));
@@ -47,7 +51,6 @@ impl Identity {
             .and_then(|()| Disk.sync(&new))
             .and_then(|()| Disk.rename(&new, path))
             .and_then(|()| Disk.sync(directory))
-            .map_err(|error| Fatal::disk("write", path, error))?;
-        Ok(identity)
+            .map_err(|error| Fatal::disk("write", path, error))
     }
 }

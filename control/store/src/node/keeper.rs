@@ -3,7 +3,9 @@
 use std::sync::Weak;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use openraft::ChangeMembers;
+use openraft::async_runtime::watch::WatchReceiver;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::{Inner, Store};
@@ -24,9 +26,12 @@ pub(super) async fn run(store: Weak<Inner>) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut trimmed = Instant::now();
     let mut joint_since = None;
+    let Some(mut core) = store.upgrade().map(|store| store.raft.metrics()) else { return };
+    let (mut led, mut known) = (None, None);
     loop {
         tick.tick().await;
         let Some(store) = store.upgrade().map(Store) else { return };
+        let ended = matches!(core.changed().now_or_never(), Some(Err(_)));
         let metrics = store.metrics();
         if let Err(fatal) = &metrics.running_state {
             // What stopped it has been reported, if it was ours.
@@ -35,6 +40,26 @@ pub(super) async fn run(store: Weak<Inner>) {
             }
             store.0.state.close();
             return;
+        }
+        // It is gone without having said so: nobody would answer for this member, and nobody would know.
+        if ended {
+            store.0.failure.report(Fatal::Raft("it panicked, which is a defect in Weft".into()));
+            store.0.state.close();
+            return;
+        }
+        if known.replace(*metrics.membership_config.log_id()) != Some(*metrics.membership_config.log_id()) {
+            store.0.peers.learn(metrics.membership_config.nodes());
+        }
+        let leads = (metrics.current_term, metrics.current_leader);
+        if led.replace(leads) != Some(leads)
+            && let Some(leader) = metrics.current_leader
+        {
+            let term = metrics.current_term;
+            match metrics.membership_config.membership().get_node(&leader) {
+                _ if leader == store.0.id => tracing::info!(name = &*store.0.me.name, "leads in term {term}"),
+                Some(leader) => tracing::info!(name = &*store.0.me.name, "follows {} in term {term}", leader.name),
+                None => tracing::info!(name = &*store.0.me.name, "follows member {leader} in term {term}"),
+            }
         }
         // A leader is one once it has applied an entry of its own term: then it knows all that was promised before.
         let own = metrics.last_applied.is_some_and(|applied| applied.leader_id.term == metrics.current_term);

@@ -114,13 +114,25 @@ impl Store {
     /// Adds a member that receives everything and has no vote.
     pub async fn add_learner(&self, id: u64, member: Member) -> Result<(), Error> {
         let known = self.metrics().membership_config.get_node(&id).cloned();
-        if let Some(known) = known
-            && known.incarnation != member.incarnation
-        {
-            let what = format!("member {id} is known with another data directory: remove it, and come with another id");
-            return Err(Error::Membership(what));
+        if known.is_some_and(|known| known.incarnation != member.incarnation) {
+            return Err(another_directory(id));
         }
         self.change(async |store: &Store| store.0.raft.add_learner(id, member, false).await).await
+    }
+
+    /// A member is reached at another address now, or is called otherwise. It has to be the same one, with the data
+    /// directory that it had.
+    pub async fn readdress(&self, id: u64, member: Member) -> Result<(), Error> {
+        let known = self.metrics().membership_config.get_node(&id).cloned();
+        match known {
+            Some(known) if known == member => Ok(()),
+            Some(known) if known.incarnation == member.incarnation => {
+                let change = ChangeMembers::SetNodes(BTreeMap::from([(id, member)]));
+                self.change(async |store: &Store| store.0.raft.change_membership(change, false).await).await
+            }
+            Some(_) => Err(another_directory(id)),
+            None => Err(Error::Membership(format!("there is no member {id}"))),
+        }
     }
 
     /// Gives a learner a vote, once it has caught up.
@@ -223,4 +235,9 @@ impl Store {
             Err(_) => Err(Error::Unknown),
         }
     }
+}
+
+fn another_directory(id: u64) -> Error {
+    let what = format!("member {id} is known with another data directory: remove it, and come with another id");
+    Error::Membership(what)
 }

@@ -1,5 +1,6 @@
 //! What a member does for its users.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use openraft::errors::{ClientWriteError, ForwardToLeader, LinearizableReadError, RaftError};
@@ -110,6 +111,21 @@ impl Store {
         let now = Instant::now().into_std();
         leases.sync_one(now, lease, self.0.state.read().lease(lease));
         Ok(leases.keep_alive(now, lease, generation)?)
+    }
+
+    /// How long each of these leases lives without another keep-alive. Only the leader knows.
+    pub fn lease_left<'l>(&self, leases: impl IntoIterator<Item = &'l LeaseId>) -> HashMap<LeaseId, Duration> {
+        let (mut kept, now) = (self.leases(), Instant::now().into_std());
+        if !kept.leads() {
+            return HashMap::new();
+        }
+        let machine = self.0.state.read();
+        let left = leases.into_iter().filter_map(|lease| {
+            // It may have been granted since the keeper last looked.
+            kept.sync_one(now, lease, machine.lease(lease));
+            Some((lease.clone(), kept.left(now, lease)?))
+        });
+        left.collect()
     }
 
     /// ReadIndex: asks a quorum whether we still lead, and waits until what was committed is applied.

@@ -8,8 +8,9 @@ fn services(range: std::ops::Range<usize>) -> World {
     for n in range {
         let mut one = redis(&[("127.0.0.1:9006", 3), ("127.0.0.1:9007", 1)]);
         let key = World::key(n);
-        one.config.services[0].key = key.clone();
-        one.config.services[0].cluster_ips = vips(n).to_vec();
+        let service = Arc::make_mut(&mut one.config.services[0]);
+        service.key = key.clone();
+        service.cluster_ips = vips(n).to_vec();
         for live in &mut one.live {
             live.service = key.clone();
             live.id += n as u64 * 10;
@@ -77,7 +78,7 @@ fn what_was_in_force_stays() {
     // Other tables, and another port: three times six slots are taken, two are free.
     let mut changed = services(0..3);
     changed.live.iter_mut().filter(|live| live.weight == 1).for_each(|live| live.weight = 2);
-    changed.config.services.iter_mut().for_each(|service| service.ports[0].port = 7000);
+    changed.config.services.iter_mut().for_each(|service| Arc::make_mut(service).ports[0].port = 7000);
     changed.live.iter_mut().for_each(|live| live.port = 7000);
     let report = reconciler.apply(&changed.desired(), &mut fake).unwrap();
     assert_eq!(report.unfit.len(), 1);

@@ -1,6 +1,6 @@
 //! Full maps. Prints how long it takes: `cargo test --release -p weft-ebpf scale -- --nocapture`.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use weft_model::config::*;
 
@@ -15,14 +15,14 @@ fn world() -> (Config, Vec<Live>) {
     let mut live = Vec::new();
     for n in 0..SERVICES {
         let key = Key::new("default", &format!("service-{n}"));
-        config.services.push(Service {
+        config.services.push(Arc::new(Service {
             key: key.clone(),
             cluster_ips: vec![IpAddr::V4(Ipv4Addr::from_bits(0x0a60_0000 + n as u32))],
             mode: ServiceMode::Auto,
             fail_open: false,
             ports: vec![ServicePort { name: "".into(), port: 80, protocol: AppProtocol::Tcp, declared: true }],
             endpoints: vec![],
-        });
+        }));
         if n % 8 == 0 {
             for i in 0..ENDPOINTS * 8 / SERVICES {
                 live.push(Live {

@@ -77,7 +77,7 @@ impl World {
             .concat(),
         );
         let now = Instant::now();
-        snapshot.enforce(now);
+        snapshot.enforce(&Snapshot::empty(), now);
         let told = Arc::new(Told::default());
         let mut world = Self { watch: Watch::new(told.clone()), told, snapshot, signals: HashMap::new(), now };
         world.sample(|_, _| {});

@@ -38,7 +38,7 @@ impl World {
         ];
         let snapshot = snapshot(&text.concat());
         let now = Instant::now();
-        snapshot.enforce(now);
+        snapshot.enforce(&Snapshot::empty(), now);
         Self { snapshot, now, rng: Rng::with_seed(5) }
     }
 

@@ -42,7 +42,7 @@ impl World {
         ];
         let snapshot = snapshot(&text.concat());
         let now = Instant::now();
-        snapshot.enforce(now);
+        snapshot.enforce(&Snapshot::empty(), now);
         Self { snapshot, shed: Shed::new(1), now }
     }
 

@@ -6,30 +6,51 @@ use std::{
     sync::Arc,
 };
 
-use weft_model::config::{Address, BackendTls, Config, Key, PolicyTarget, RouteKind, ServicePort};
+use weft_model::config::{self, Address, BackendTls, Config, Key, Policy, PolicyTarget, RouteKind, ServicePort};
 
 use super::Compiler;
 use crate::{
     balance::{Balancer, EndpointSet},
     endpoint::Endpoint,
     identity::ClientTls,
-    layer::fault::Fault,
+    layer::{access::Access, fault::Fault},
     resilience::{budget::SharedBudget, circuit::Circuit, concurrency::SharedGradient},
     snapshot::{Hedge, Service, Upstream, common::Common},
     upstream::places::Places,
 };
 
 impl Compiler<'_> {
-    pub(super) fn service(&mut self, service: &weft_model::config::Service, port: &ServicePort) {
+    pub(super) fn service(&mut self, service: &Arc<config::Service>, port: &ServicePort) {
         let config = &self.input.config;
         let id = (service.key.clone(), port.port);
         let before = self.previous.services.get(&id);
         let own = Common::of(&PolicyTarget::Service(service.key.clone()), config);
-        let common = own.or(self.said_by_routes.get(&id).cloned().unwrap_or_default());
+        let terms = Terms {
+            common: own.or(self.said_by_routes.get(&id).cloned().unwrap_or_default()),
+            policy: config.policy_for(Some(&service.key), None),
+            tls: self.client_tls(&service.key, port),
+            access: match before {
+                Some(before) if self.same_access => before.access.clone(),
+                _ => self.access.get(&service.key).cloned(),
+            },
+        };
+        let same =
+            before.filter(|before| !by_name(service) && before.written == *service && terms.are_those_of(before));
+        let state = same.map_or_else(|| Arc::new(self.state(service, port, before, terms)), Arc::clone);
+        self.services.insert(id, state);
+    }
+
+    /// A port of a service under these terms, with the live state of `before`.
+    pub(super) fn state(
+        &self,
+        service: &Arc<config::Service>,
+        port: &ServicePort,
+        before: Option<&Arc<Service>>,
+        terms: Terms,
+    ) -> Service {
+        let Terms { common, policy, tls, access } = terms;
         // Connections to the endpoints of before go on counting, whatever happens to those.
         let places = before.map_or_else(|| Arc::new(Places::new(common.limits())), |before| before.places.clone());
-        let policy = config.policy_for(Some(&service.key), None);
-        let tls = self.client_tls(&service.key, port);
         // Pooled connections belong to endpoints: what changes how they are opened makes them other endpoints.
         let before = before.filter(|before| {
             before.protocol == port.protocol && before.tls.as_ref().map(Arc::as_ptr) == tls.as_ref().map(Arc::as_ptr)
@@ -81,7 +102,7 @@ impl Compiler<'_> {
             learned.unwrap_or_else(|| Arc::new(SharedGradient::new(policy, self.input.now)))
         });
         let endpoints = Arc::new(EndpointSet::new(endpoints, circuit.clone(), self.input.zone.clone()));
-        let state = Service {
+        Service {
             key: service.key.clone(),
             port: port.port,
             name,
@@ -96,11 +117,11 @@ impl Compiler<'_> {
             retries: before.map_or_else(Arc::default, |before| before.retries.clone()),
             budget,
             since: before.map_or(self.input.now, |before| before.since),
+            written: service.clone(),
             by_address,
             tls,
-            access: self.access.get(&service.key).cloned(),
-        };
-        self.services.insert(id, Arc::new(state));
+            access,
+        }
     }
 
     /// The BackendTLSPolicy for a port: one that names the port wins over one that does not.
@@ -121,6 +142,21 @@ impl Compiler<'_> {
             None => service.policy.clone(),
         };
         let before = self.previous.upstreams.get(&id);
+        let upstream = match before {
+            Some(before) if Arc::ptr_eq(&before.service, &service) && before.policy == policy => before.clone(),
+            _ => Arc::new(self.new_upstream(service, policy, before)),
+        };
+        self.upstreams.insert(id, upstream.clone());
+        Some(upstream)
+    }
+
+    /// A service's port under a policy; what `before` has learned is kept.
+    pub(super) fn new_upstream(
+        &mut self,
+        service: Arc<Service>,
+        policy: Policy,
+        before: Option<&Arc<Upstream>>,
+    ) -> Upstream {
         let balancer =
             Balancer::new(&policy.load_balancer, service.endpoints.clone(), before.map(|before| &before.balancer));
         let fault = policy.fault.as_ref().map(Fault::new).transpose();
@@ -130,18 +166,39 @@ impl Compiler<'_> {
         });
         let hedged = before.and_then(|before| before.hedge.as_ref());
         let hedge = policy.hedge.as_ref().map(|hedge| Hedge::new(hedge, hedged, self.input.now));
-        let upstream = Arc::new(Upstream {
-            protocol: service.protocol,
-            tls: service.tls.clone(),
-            policy,
-            balancer,
-            hedge,
-            fault,
-            service,
-        });
-        self.upstreams.insert(id, upstream.clone());
-        Some(upstream)
+        Upstream { protocol: service.protocol, tls: service.tls.clone(), policy, balancer, hedge, fault, service }
     }
+}
+
+/// What the configuration says about a port of a service besides the Service itself.
+pub(super) struct Terms {
+    common: Common,
+    policy: Policy,
+    tls: Option<Arc<ClientTls>>,
+    access: Option<Arc<Access>>,
+}
+
+impl Terms {
+    pub(super) fn of(service: &Service) -> Self {
+        Self {
+            common: service.common.clone(),
+            policy: service.policy.clone(),
+            tls: service.tls.clone(),
+            access: service.access.clone(),
+        }
+    }
+
+    fn are_those_of(&self, service: &Service) -> bool {
+        self.policy == service.policy
+            && self.common == service.common
+            && self.tls.as_ref().map(Arc::as_ptr) == service.tls.as_ref().map(Arc::as_ptr)
+            && self.access.as_ref().map(Arc::as_ptr) == service.access.as_ref().map(Arc::as_ptr)
+    }
+}
+
+/// Whether it has endpoints whose addresses depend on more than the configuration.
+pub(super) fn by_name(service: &config::Service) -> bool {
+    service.endpoints.iter().any(|endpoint| matches!(endpoint.address, Address::Name(_)))
 }
 
 fn backend_tls<'c>(config: &'c Config, service: &Key, port: &ServicePort) -> Option<&'c BackendTls> {

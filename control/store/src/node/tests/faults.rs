@@ -1,5 +1,7 @@
 //! Random faults under load.
 
+#[cfg(debug_assertions)]
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::*;
@@ -137,4 +139,32 @@ async fn random_faults_under_load() {
     let reads = register.reads.load(Ordering::SeqCst);
     eprintln!("seed {seed}: {written} writes, {reads} linearizable reads");
     assert!(written > 20 && reads > 20, "{written} writes, {reads} reads");
+}
+
+/// What makes it panic here is an assertion of openraft's, in builds that have it: a follower comes back with an old copy
+/// of its directory.
+#[cfg(debug_assertions)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_raft_that_panics_ends_its_member() {
+    let mut cluster = Cluster::new(3).await;
+    let leader = cluster.leader().await;
+    let follower = 1 + leader.member().0 % 3;
+    let copy = |from: &Path, to: &Path| {
+        for file in std::fs::read_dir(from).unwrap().flatten() {
+            std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+    };
+    cluster.stop(follower).await;
+    let old = TempDir::new().unwrap();
+    copy(cluster.dirs[&follower].path(), old.path());
+    cluster.start(follower).await;
+    for body in 0..20 {
+        cluster.write(put("a", body)).await;
+    }
+    cluster.agree().await;
+    cluster.stop(follower).await;
+    copy(old.path(), cluster.dirs[&follower].path());
+    cluster.start(follower).await;
+    let fatal = tokio::time::timeout(PATIENCE, leader.failed()).await.expect("it does not go on without its raft");
+    assert!(matches!(fatal, Fatal::Raft(_)), "{fatal}");
 }
