@@ -112,9 +112,8 @@ fn complaints(node: &Value, look: Look) -> Vec<String> {
              clear what stands in its way on the node"
         ));
     }
-    match node["moreRejections"].as_u64() {
-        Some(more @ 1..) => lines.push(format!("{mark} {name} does not take {more} more")),
-        _ => {}
+    if let Some(more @ 1..) = node["moreRejections"].as_u64() {
+        lines.push(format!("{mark} {name} does not take {more} more"));
     }
     if node["connected"] != true {
         lines.push(format!(
