@@ -79,7 +79,8 @@ impl Options {
             // A follower waits for the longer of these, the leader's lease, and then for a random time between them:
             // at least ten heartbeats, as etcd does. Writes pause for about the sum of both and some 0.35 s.
             election: (Duration::from_millis(350), Duration::from_millis(700)),
-            snapshot_every: 10_000,
+            // A snapshot holds the history too, and so weighs tens of MiB under load; while it is written, writes wait.
+            snapshot_every: 50_000,
             timeout: Duration::from_secs(5),
             history: Duration::from_secs(7 * 24 * 3600),
             hold: Hold::default(),
