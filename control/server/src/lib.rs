@@ -1,13 +1,13 @@
 //! Weft's control plane: one port, on which members talk to each other and everybody else to them.
 //!
 //! ```text
-//!  clients ──▶ server.rs ──▶ api/ ──┬─ objects.rs, apply/ ──▶ config.rs (the same checks as `weft validate`)
-//!              │              │     ├─ registry.rs, agents.rs ─┐    │
-//!              │              │     ├─ watch.rs, cluster.rs    ▼    ▼
-//!              │              └─ leader.rs: writes go to    weft-store ──▶ push/: what changes, encoded once
-//!              │                 the leader, once               │ ▲            ▲ envoy/: the same for standard clients
-//!  members ──▶ └─ POST /raft ──▶ Store::handle    pool.rs ◀─────┘ │            │
-//!  nodes ────▶    gRPC ──────────────────────────────────────────────▶ streams: cursors into what was encoded
+//!                        ┌─▶ api/        objects, apply, registry, agents, watch, history, members
+//!  people, agents ─HTTP──┤     config.rs   the checks behind `weft validate`, over all that would be stored
+//!                        │     leader.rs   writes go to the leader, once ───────────────────┐
+//!  nodes, Envoys ──gRPC──┼─▶ push/       streams: cursors into what was encoded once        ▼
+//!                        │     envoy/      the same for standard clients ◀── watch ─── weft-store
+//!  members ──POST /raft──┴─▶ Store::handle                                                  │
+//!                            pool.rs       the way to the other members ◀─── Transport ─────┘
 //! ```
 //!
 //! `client.rs` is the other side of the API: asks one member after the other. That of the push is in weft-proxy
