@@ -100,6 +100,8 @@ pub struct App {
     captured: Vec<SocketAddr>,
     config: Arc<Config>,
     revision: u64,
+    /// Identities were taken and given back since the snapshot in force was compiled: not all of them are those in it.
+    given_back: bool,
     watch: watch::Watch,
     exporter: Exporter,
     identities: Arc<Identities>,
@@ -181,6 +183,7 @@ impl App {
             captured,
             config: Arc::default(),
             revision: 0,
+            given_back: false,
             watch: watch::Watch::new(tokio::runtime::Handle::current()),
             exporter: telemetry.spawn_exporter(),
             identities: Arc::default(),
@@ -211,7 +214,7 @@ impl App {
     /// Endpoints by name are resolved first, for at most `RESOLVE`: a new name must not answer 503 for a moment. Where only
     /// endpoints are different, nothing else is looked at: they come and go all the time.
     pub async fn apply(&mut self, config: Arc<Config>) -> Result<(), ApplyError> {
-        if let Some(moved) = compile::moved(&self.config, &config) {
+        if let Some(moved) = compile::moved(&self.config, &config).filter(|_| !self.given_back) {
             let snapshot =
                 self.compile_with(&config, self.revision + 1, |input, previous| moved.compile(input, previous))?;
             self.revision += 1;
@@ -223,6 +226,7 @@ impl App {
         self.watch.resolve(&config, RESOLVE).await;
         self.identities.apply(&config, SystemTime::now()).map_err(ApplyError::Identity)?;
         let applied = self.apply_with_identities(config);
+        self.given_back = applied.is_err();
         if applied.is_err()
             && let Err(errors) = self.identities.apply(&self.config, SystemTime::now())
         {

@@ -28,6 +28,8 @@ pub struct Weft {
 
 /// What `weft proxy` is started with besides `--config` and `--admin`.
 pub struct Options {
+    /// Members of a control plane, to be followed instead of a file.
+    pub control: Vec<SocketAddr>,
     pub workers: usize,
     pub args: Vec<String>,
     pub env: Vec<(String, String)>,
@@ -39,7 +41,14 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { workers: 1, args: Vec::new(), env: Vec::new(), through: Vec::new(), files: Vec::new() }
+        Self {
+            control: Vec::new(),
+            workers: 1,
+            args: Vec::new(),
+            env: Vec::new(),
+            through: Vec::new(),
+            files: Vec::new(),
+        }
     }
 }
 
@@ -84,8 +93,13 @@ impl Weft {
         let mut command = Command::new(all.next().unwrap_or_default());
         command
             .args(all)
-            .args(["proxy", "--config"])
-            .arg(&path)
+            .arg("proxy")
+            .args(if options.control.is_empty() {
+                vec!["--config".into(), path.clone().into_os_string()]
+            } else {
+                vec![]
+            })
+            .args(options.control.iter().flat_map(|member| ["--control".to_owned(), member.to_string()]))
             .args(["--admin", &admin.to_string(), "--workers", &options.workers.to_string(), "--no-pin"])
             .args(&options.args)
             .envs(options.env.iter().map(|(name, value)| (name, value)))

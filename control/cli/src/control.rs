@@ -22,8 +22,8 @@ pub struct Args {
     /// Where the others reach it [default: where it listens].
     #[arg(long, value_name = "HOST:PORT")]
     advertise: Option<String>,
-    /// A member of the cluster to join; may be repeated. Without it, and with an empty directory, a new cluster begins.
-    #[arg(long, value_name = "HOST:PORT")]
+    /// Members of the cluster to join; may be repeated. Without it, and with an empty directory, a new cluster begins.
+    #[arg(long, value_name = "HOST:PORT", num_args = 1..)]
     join: Vec<String>,
     /// Begin no cluster: wait until `weft raft add` adds this member to one.
     #[arg(long, conflicts_with = "join")]

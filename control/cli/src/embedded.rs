@@ -1,18 +1,24 @@
 //! A member of a control plane in this process, on a runtime of its own: what it writes to the disk and says to other
 //! members must not wait for a configuration that is being put in force, nor the other way round.
 
-use std::{net::SocketAddr, path::PathBuf, thread::JoinHandle, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use tokio::sync::{mpsc, oneshot};
 use weft_control::{
     Client,
-    member::{Setup, start},
+    member::{Ended, Setup, start},
 };
 use weft_model::{Options, Problems, load_texts, read_texts, with_absolute_paths};
 use weft_proxy::source::{
     Reloader,
     file::{FileSource, Update},
 };
+use weft_store::Fatal;
 
 use crate::{
     apply,
@@ -57,8 +63,13 @@ impl Embedded {
         let run = async move {
             let mut member = match start(setup).await {
                 Ok(member) => member,
-                Err(error) => {
-                    let _ = started.send(Err(error.to_string()));
+                Err(ended) => {
+                    let hint = match ended {
+                        Ended::Listen { .. } => " (--control-listen names another port)",
+                        Ended::Fatal(Fatal::Mismatch { .. }) => " (--data-dir names another directory)",
+                        _ => "",
+                    };
+                    let _ = started.send(Err(format!("{ended}{hint}")));
                     return;
                 }
             };
@@ -84,9 +95,14 @@ impl Embedded {
         }
     }
 
-    /// Where it listens.
-    pub const fn address(&self) -> SocketAddr {
-        self.address
+    /// Where this process reaches it.
+    pub fn address(&self) -> SocketAddr {
+        let ip = match self.address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        SocketAddr::new(ip, self.address.port())
     }
 
     /// Waits for what it cannot go on from.

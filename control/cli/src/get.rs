@@ -81,14 +81,14 @@ pub fn run(args: &Args) -> Done {
     };
     let found = block_on(async { done(args.plane.client(WITHIN).get(&target).await) })?;
     let look = Look::of_stdout(args.output == Output::Wide);
-    print_line(&show(&found, args.output, false, |found| table(found, look))?);
+    print_line(&show(&found, args.output, false, |found| table(found, &args.kind, look))?);
     Ok(())
 }
 
-fn table(found: &Value, look: Look) -> String {
+fn table(found: &Value, kind: &str, look: Look) -> String {
     let one = std::slice::from_ref(found);
     let objects = found["items"].as_array().map_or(one, Vec::as_slice);
-    if objects.iter().any(|object| object["kind"] == "Endpoint") {
+    if ["endpoint", "endpoints"].contains(&&*kind.to_ascii_lowercase()) {
         return registered(objects, look);
     }
     let now = Timestamp::now();

@@ -31,6 +31,7 @@ mod rollback;
 mod routes;
 mod schema;
 mod source;
+mod status;
 mod up;
 mod validate;
 
@@ -96,6 +97,9 @@ enum Verb {
     Deregister(register::DeregisterArgs),
     /// Wait until a member of the control plane has reached a revision.
     Wait(get::WaitArgs),
+    /// The nodes of a control plane: what each has in force, how far it is behind, what it does not take and why. Ends
+    /// with 0 when all that are connected have everything, and with 1 otherwise.
+    Status(status::Args),
     /// The members of the control plane.
     #[command(subcommand)]
     Raft(raft::Raft),
@@ -148,6 +152,7 @@ fn main() -> std::process::ExitCode {
         Verb::Register(args) => register::run(&args),
         Verb::Deregister(args) => register::deregister(&args),
         Verb::Wait(args) => get::wait(&args),
+        Verb::Status(args) => status::run(&args),
         Verb::Raft(raft) => raft::run(&raft),
         Verb::Validate(args) => validate::run(&args),
         Verb::Schema => schema::run(),

@@ -42,7 +42,8 @@ pub struct ListArgs {
     watch: Option<Duration>,
 }
 
-fn interval(text: &str) -> Result<Duration, String> {
+/// How often to ask again.
+pub fn interval(text: &str) -> Result<Duration, String> {
     match duration::parse(text) {
         Ok(interval) if interval.is_zero() => Err("an interval is longer than nothing".into()),
         Ok(interval) => Ok(interval),
@@ -119,7 +120,7 @@ pub fn list(args: &ListArgs, path: &'static str, table: fn(&Value, Look) -> Stri
         Some(interval) => {
             let terminal = std::io::stdout().is_terminal();
             let frame = move || show(&get(admin, path)?, output, !terminal, |value| table(value, look));
-            watch::run(interval, admin, terminal, frame)?;
+            watch::run(interval, format!("the node at {admin}"), terminal, frame)?;
         }
     }
     Ok(())

@@ -48,10 +48,13 @@ pub enum Origin {
     },
 }
 
+/// Follows files with a task of the set.
+type Follow = Box<dyn FnOnce(&mut JoinSet<()>) -> Source>;
+
 /// A source that is ready to be followed, and the configuration to begin with, if it has to have one.
 pub enum Opened {
     /// Valid files.
-    Files(Box<dyn FnOnce(&mut JoinSet<()>) -> Source>, Checked),
+    Files(Follow, Checked),
     /// A control plane, which may answer later.
     Control(Box<ControlSource>),
     /// A control plane that has what the files say.
@@ -116,6 +119,7 @@ struct Applied {
 }
 
 /// A change.
+#[allow(clippy::large_enum_variant, reason = "there is one at a time")]
 pub enum News {
     /// Of files.
     Files(Update<Checked, Problems>),

@@ -38,7 +38,8 @@ pub fn run(args: Args) -> Done {
     let data_dir = data_dir.or_else(|| state_dir("control")).ok_or_else(|| {
         Failure::new(Exit::Usage, "there is no home directory to keep the control plane's data in: add --data-dir DIR")
     })?;
-    let setup =
-        Setup { name: options.node.clone(), data_dir, listen: control_listen, advertise: None, join: Vec::new() };
+    // There are no other members that have to reach it; its own node does.
+    let advertise = control_listen.ip().is_unspecified().then(|| format!("localhost:{}", control_listen.port()));
+    let setup = Setup { name: options.node.clone(), data_dir, listen: control_listen, advertise, join: Vec::new() };
     node::run(options, kernel, Origin::Embedded { setup, files: file }, |_| {})
 }

@@ -11,6 +11,8 @@ mod node;
 mod plane;
 #[path = "cli/registry.rs"]
 mod registry;
+#[path = "cli/status.rs"]
+mod status;
 #[path = "cli/up.rs"]
 mod up;
 

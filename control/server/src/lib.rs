@@ -1,15 +1,17 @@
 //! Weft's control plane: one port, on which members talk to each other and everybody else to them.
 //!
 //! ```text
-//!  clients ──▶ server.rs ──▶ api/ ──┬─ objects.rs, apply.rs ──▶ config.rs (the same checks as `weft validate`)
-//!                             │     ├─ watch.rs                     │
-//!                             │     └─ cluster.rs                   ▼
-//!                             └─ leader.rs: writes go to the     weft-store
-//!                                leader, once                       │
-//!  members ──▶ POST /raft ──▶ Store::handle        pool.rs ◀────────┘ Transport
+//!                        ┌─▶ api/        objects, apply, registry, agents, watch, history, members
+//!  people, agents ─HTTP──┤     config.rs   the checks behind `weft validate`, over all that would be stored
+//!                        │     leader.rs   writes go to the leader, once ───────────────────┐
+//!  nodes, Envoys ──gRPC──┼─▶ push/       streams: cursors into what was encoded once        ▼
+//!                        │     envoy/      the same for standard clients ◀── watch ─── weft-store
+//!  members ──POST /raft──┴─▶ Store::handle                                                  │
+//!                            pool.rs       the way to the other members ◀─── Transport ─────┘
 //! ```
 //!
-//! `client.rs` is the other side: asks one member after the other.
+//! `client.rs` is the other side of the API: asks one member after the other. That of the push is in weft-proxy
+//! (`source/control/`), and what both write and read in weft-wire.
 
 mod api;
 pub mod client;

@@ -17,8 +17,6 @@ pub struct Programmed {
     pub acknowledged: usize,
     /// A node that does not take it, and why.
     pub rejected: Option<(String, String)>,
-    /// Since when that is so, in RFC 3339; when it is not known, since the object was made.
-    pub since: Option<String>,
 }
 
 impl Programmed {
@@ -49,8 +47,8 @@ pub fn of(document: &Value, generation: u64, programmed: &Programmed, routes: &[
     let accepted = condition("Accepted", ("True", "Accepted", "it was checked with everything else".into()), created);
     let resolved =
         condition("ResolvedRefs", ("True", "ResolvedRefs", "everything it refers to is there".into()), created);
-    let since = programmed.since.as_deref().unwrap_or(created);
-    let programmed = condition("Programmed", programmed.verdict(), since);
+    // When nodes took it is not recorded.
+    let programmed = condition("Programmed", programmed.verdict(), created);
     match document["kind"].as_str() {
         Some("Gateway") => {
             let listeners = document["spec"]["listeners"].as_array().map(Vec::as_slice).unwrap_or_default();

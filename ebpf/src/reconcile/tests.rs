@@ -3,7 +3,10 @@
 mod full;
 mod scale;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
 use fastrand::Rng;
 use proptest::prelude::*;
@@ -265,7 +268,11 @@ fn redis(endpoints: &[(&str, u32)]) -> World {
         usable: true,
         source: None,
     });
-    World { config: Config { services: vec![service], ..Config::default() }, live: live.collect(), ..World::default() }
+    World {
+        config: Config { services: vec![service.into()], ..Config::default() },
+        live: live.collect(),
+        ..World::default()
+    }
 }
 
 fn connect(content: &Content) -> weft_ebpf_abi::Decision {

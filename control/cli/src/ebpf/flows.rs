@@ -89,7 +89,7 @@ pub fn run(args: &Args) -> Done {
     if args.follow {
         let last = args.last.unwrap_or(BEFORE);
         let follow = Mutex::new(Follow::default());
-        return query::again(INTERVAL, admin, false, move || {
+        return query::again(INTERVAL, format!("the node at {admin}"), false, move || {
             let mut follow = follow.lock().unwrap_or_else(PoisonError::into_inner);
             follow.next(last, &shown, |after| ask(admin, after))
         });

@@ -1,18 +1,18 @@
 //! Asking again and again.
 
-use std::{fmt::Write, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt::Write, sync::Arc, time::Duration};
 
 use tokio::{signal, task, time};
 
 use crate::exit::{Done, Exit, Failure, try_print};
 
-/// Shows a frame every `interval` until Ctrl-C, or until nobody reads any more.
+/// Shows a frame every `interval` until Ctrl-C, or until nobody reads any more. `whom` is asked.
 ///
 /// # Errors
 /// When a frame cannot be had.
 pub fn run(
     interval: Duration,
-    admin: SocketAddr,
+    whom: String,
     terminal: bool,
     frame: impl Fn() -> Result<String, Failure> + Send + Sync + 'static,
 ) -> Done {
@@ -27,7 +27,7 @@ pub fn run(
                 }
                 Ok(())
             }
-            done = frames(interval, admin, terminal, Arc::new(frame)) => done,
+            done = frames(interval, &whom, terminal, Arc::new(frame)) => done,
         }
     });
     // A node that hangs must not keep the process.
@@ -37,7 +37,7 @@ pub fn run(
 
 async fn frames(
     interval: Duration,
-    admin: SocketAddr,
+    whom: &str,
     terminal: bool,
     frame: Arc<impl Fn() -> Result<String, Failure> + Send + Sync + 'static>,
 ) -> Done {
@@ -50,7 +50,7 @@ async fn frames(
         let text = match task::spawn_blocking(move || frame()).await.map_err(anyhow::Error::from)? {
             Ok(text) => text,
             Err(failure) if !first && failure.exit() == Exit::Unreachable => {
-                return Err(Failure::new(Exit::Unreachable, format!("the node at {admin} has gone away")));
+                return Err(Failure::new(Exit::Unreachable, format!("{whom} has gone away")));
             }
             Err(failure) => return Err(failure),
         };

@@ -240,7 +240,9 @@ fn programs_of_a_node_from_start_to_unload() {
     let mut told = Value::Null;
     until("programs are attached", || {
         told = status(&["--admin", &admin]).1;
-        told["attach_points"][0]["programs"].is_array()
+        // Loaded first, and attached once there is a configuration.
+        let point = &told["attach_points"][0];
+        point["programs"].is_array() && point["proxy"]["alive"] == true
     });
     let (code, seen) = status(&here);
     for (code, status, source) in [(0, &told, "node"), (code, &seen, "kernel")] {

@@ -207,7 +207,7 @@ fn files_and_what_others_apply_are_in_force_together() {
         .output()
         .unwrap();
     let said = String::from_utf8(second.stderr).unwrap();
-    assert!(second.status.code() == Some(1) && said.contains("another process uses it"), "{said}");
+    assert!(second.status.code() == Some(1) && said.contains("another process uses it (--data-dir"), "{said}");
     assert_eq!(up.terminate(), 0);
 }
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use weft_store::{
+    Consistency,
     lease::Lost,
-    machine::{NAME_MAX, TTL_MAX_MS},
+    machine::{Machine, NAME_MAX, TTL_MAX_MS},
     types::{LeaseId, Op, Outcome, Rejection},
 };
 
@@ -63,8 +64,8 @@ pub(super) async fn revoke(context: &Context, agent: &str, query: &Query, asked:
     let generation = match query.revision("generation")? {
         Some(generation) => generation.0,
         None => {
-            let find = |machine: &weft_store::machine::Machine| machine.lease(&lease).map(|lease| lease.generation);
-            let found = context.store.read(weft_store::Consistency::Linearizable, find).await?;
+            let find = |machine: &Machine| machine.lease(&lease).map(|lease| lease.generation);
+            let found = context.store.read(Consistency::Linearizable, find).await?;
             found.ok_or_else(|| Refusal::not_found(format!("there is no agent {agent:?}")))?
         }
     };

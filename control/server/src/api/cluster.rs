@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use http::Request;
 use http_body_util::{BodyExt, Full, Limited};
 use serde_json::{Value, json};
-use weft_store::{Member, MemberStatus, Role, Status};
+use weft_store::{Error, Member, MemberStatus, Role, Status};
 
 use super::{Answered, Asked, Context, reply::Refusal, reply::json as reply};
 
@@ -176,38 +176,31 @@ pub(super) async fn join(context: &Context, asked: &Asked) -> Answered {
 /// when it has caught up.
 pub(super) async fn add(context: &Context, asked: &Asked) -> Answered {
     let Add { address } = asked.json()?;
-    let known = context.store.status();
-    let member = Member { name: "".into(), address: address.as_str().into(), incarnation: 0 };
-    let own = ask_at(context, &member.address).await.ok_or_else(|| {
+    let own = ask_at(context, &address).await.ok_or_else(|| {
         Refusal::new(http::StatusCode::BAD_GATEWAY, "unreachable", format!("no member answers at {address}"))
             .hint("start it there first: weft control --name NAME --data-dir DIR --listen ADDR --standby")
     })?;
     let text = |name: &str| own[name].as_str().unwrap_or_default().to_owned();
     let (id, name, reached) = (text("id"), text("name"), text("address"));
-    let foreign = own["members"].as_array().is_some_and(|members| !members.is_empty())
-        && !known
-            .members
-            .iter()
-            .any(|member| own["members"].as_array().into_iter().flatten().any(|id| *id == *member.id.to_string()));
-    if foreign {
+    let ours: Vec<String> = context.store.status().members.iter().map(|member| member.id.to_string()).collect();
+    let mut theirs = own["members"].as_array().into_iter().flatten().peekable();
+    // One that was removed still knows some of us.
+    if theirs.peek().is_some() && !theirs.any(|id| id.as_str().is_some_and(|id| ours.iter().any(|own| own == id))) {
         let message = format!("{name} at {address} belongs to another cluster");
         return Err(Refusal::new(http::StatusCode::CONFLICT, "other_cluster", message)
             .hint("start it with --standby on an empty data directory"));
     }
-    let asked = Asked {
-        body: json!({"id": id, "name": name, "address": reached, "incarnation": own["incarnation"]}).to_string().into(),
-        ..asked.clone()
-    };
-    join(context, &asked).await?;
+    let body = json!({"id": id, "name": name, "address": reached, "incarnation": own["incarnation"]}).to_string();
+    join(context, &Asked { body: body.into(), ..asked.clone() }).await?;
     let number = id.parse().map_err(|_| Refusal::defect("an id is a number"))?;
     let end = tokio::time::Instant::now() + CATCH_UP;
     loop {
         match context.store.promote(number).await {
             Ok(()) => return Ok(reply(&json!({"id": id, "name": name, "address": reached, "voter": true}))),
-            Err(weft_store::Error::Membership(_)) if tokio::time::Instant::now() < end => {
+            Err(Error::Membership(_)) if tokio::time::Instant::now() < end => {
                 tokio::time::sleep(AGAIN).await;
             }
-            Err(weft_store::Error::Membership(why)) => {
+            Err(Error::Membership(why)) => {
                 return Err(Refusal::new(
                     http::StatusCode::CONFLICT,
                     "not_caught_up",

@@ -4,8 +4,14 @@ use std::fmt::Write;
 
 use weft_store::{Role, Status};
 
+use super::Context;
+
 /// Prometheus's text format.
-pub(super) fn render(status: &Status) -> String {
+pub(super) fn render(context: &Context) -> String {
+    store(&context.store.status()) + &context.push.metrics()
+}
+
+fn store(status: &Status) -> String {
     let voters = status.members.iter().filter(|member| member.voter).count();
     let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     let gauges = [
@@ -36,8 +42,13 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::time::Duration;
 
-    use super::*;
-    use crate::member::{Setup, start};
+    use http::Request;
+    use http_body_util::{BodyExt, Full};
+
+    use crate::{
+        member::{Setup, start},
+        pool::Pool,
+    };
 
     #[tokio::test]
     async fn every_metric_is_documented() {
@@ -45,12 +56,24 @@ mod tests {
         let listen = "127.0.0.1:0".parse().unwrap();
         let setup = Setup { name: "a".into(), data_dir: dir.path().into(), listen, advertise: None, join: Vec::new() };
         let member = start(setup).await.unwrap();
-        let text = render(&member.store().status());
-        tokio::time::timeout(Duration::from_secs(10), member.stop()).await.unwrap();
+        let request = Request::get("/metrics").body(Full::default()).unwrap();
+        let limit = Duration::from_secs(10);
+        let answer = Pool::default().send(&member.address().to_string(), request, limit).await.unwrap();
+        let text = answer.into_body().collect().await.unwrap().to_bytes();
+        let text = String::from_utf8(text.to_vec()).unwrap();
+        tokio::time::timeout(limit, member.stop()).await.unwrap();
         let documented = include_str!("../../METRICS.md");
+        let mut helped = Vec::new();
         for line in text.lines().filter_map(|line| line.strip_prefix("# HELP ")) {
             let (name, help) = line.split_once(' ').unwrap();
             assert!(documented.contains(&format!("| `{name}` | {help} |")), "METRICS.md lacks {name}");
+            helped.push(name);
         }
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let name = line.split(['{', ' ']).next().unwrap();
+            let name = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+            assert!(helped.contains(&name), "{line}");
+        }
+        assert!(helped.contains(&"weft_push_convergence_seconds") && helped.contains(&"weft_raft_term"));
     }
 }

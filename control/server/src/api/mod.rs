@@ -124,7 +124,7 @@ async fn route(context: &Context, request: Request<Incoming>) -> Answered {
     match (asked.method.as_str(), &*segments) {
         ("POST", ["raft"]) => Ok(bytes(context.store.handle(asked.body).await)),
         ("GET", ["ready"]) => ready(context),
-        ("GET", ["metrics"]) => Ok(text("text/plain; version=0.0.4", metrics::render(&context.store.status()))),
+        ("GET", ["metrics"]) => Ok(text("text/plain; version=0.0.4", metrics::render(context))),
         ("GET", ["v1", "revision"]) => objects::revision(context, &query).await,
         ("GET", ["v1", "objects"]) => objects::list(context, None, &query).await,
         ("GET", ["v1", "objects", kind]) => objects::list(context, Some(kind), &query).await,

@@ -1,6 +1,6 @@
 //! Reading objects.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use weft_store::{
@@ -8,12 +8,18 @@ use weft_store::{
     types::{Change, Event, Object, ObjectKey},
 };
 
-use super::{Answered, Context, apply::timestamp, query::Query, reply::Refusal, reply::json as reply};
+use weft_wire::resource::OBJECT;
+
+use super::{Answered, Context, apply::timestamp, nodes, query::Query, reply::Refusal, reply::json as reply};
 use crate::{
     config,
+    push::{fleet::Fleet, own::name},
     registry::{self, ENDPOINT},
-    status::{self, Programmed},
+    status,
 };
+
+/// For what other members say about nodes: without it, an object is shown as what this member's nodes make of it.
+const NODES: Duration = Duration::from_millis(500);
 
 pub(super) async fn get(context: &Context, key: &ObjectKey, query: &Query) -> Answered {
     let look = |machine: &Machine| {
@@ -21,7 +27,7 @@ pub(super) async fn get(context: &Context, key: &ObjectKey, query: &Query) -> An
         (routes(machine, &found), found)
     };
     let (routes, found) = context.store.read(query.consistency()?, look).await?;
-    match show(context, &found, &routes).pop() {
+    match show(context, &found, &routes).await.pop() {
         Some(shown) => Ok(reply(&shown)),
         None => Err(Refusal::not_found(format!("there is no {key}"))),
     }
@@ -34,7 +40,7 @@ pub(super) async fn list(context: &Context, kind: Option<&str>, query: &Query) -
         (machine.revision(), routes(machine, &found), found)
     };
     let (revision, routes, objects) = context.store.read(query.consistency()?, look).await?;
-    let items = show(context, &objects, &routes);
+    let items = show(context, &objects, &routes).await;
     let metadata = json!({"resourceVersion": revision.to_string()});
     Ok(reply(&json!({"apiVersion": "v1", "kind": "List", "metadata": metadata, "items": items})))
 }
@@ -49,8 +55,13 @@ fn routes(machine: &Machine, objects: &[Arc<Object>]) -> Vec<Arc<Object>> {
 }
 
 /// Objects as they are now, with their status.
-fn show(context: &Context, objects: &[Arc<Object>], routes: &[Arc<Object>]) -> Vec<Value> {
+async fn show(context: &Context, objects: &[Arc<Object>], routes: &[Arc<Object>]) -> Vec<Value> {
     let left = context.store.lease_left(objects.iter().filter_map(|object| object.lease.as_ref()));
+    // Endpoints have no conditions.
+    let fleet = match objects.iter().all(|object| &*object.key.kind == ENDPOINT) {
+        true => Fleet::default(),
+        false => nodes::fleet(context, NODES).await,
+    };
     let routes: Vec<Value> =
         routes.iter().map(|route| serde_json::from_slice(&route.spec).unwrap_or_default()).collect();
     let shown = objects.iter().map(|object| match &*object.key.kind {
@@ -59,16 +70,12 @@ fn show(context: &Context, objects: &[Arc<Object>], routes: &[Arc<Object>]) -> V
         "Secret" | "ConfigMap" => config::to_show(object),
         _ => {
             let mut shown = config::to_show(object);
-            shown["status"] = status::of(&shown, object.generation, &programmed(context, object), &routes);
+            let programmed = fleet.programmed(OBJECT, &name(&object.key), object.modified.0);
+            shown["status"] = status::of(&shown, object.generation, &programmed, &routes);
             shown
         }
     });
     shown.collect()
-}
-
-/// How far the nodes are with an object. No node is connected: nothing is pushed yet.
-fn programmed(_context: &Context, _object: &Object) -> Programmed {
-    Programmed::default()
 }
 
 pub(super) async fn revision(context: &Context, query: &Query) -> Answered {

@@ -32,7 +32,7 @@ pub(super) fn route(world: &World<'_>, candidate: &Candidate<'_>, client: Client
             Some((target, first)) => {
                 let mut action = forwarded(world, target, &first.service, from, Some(rule), client);
                 filtered(&mut action, rule, &matcher.path, &headers);
-                Action::Route(action)
+                Action::Route(Box::new(action))
             }
         },
     };
@@ -47,9 +47,9 @@ pub(super) fn route(world: &World<'_>, candidate: &Candidate<'_>, client: Client
     }
 }
 
-/// The route to a service port that nobody wrote one for.
-pub(super) fn implicit(world: &World<'_>, service: &Key, port: u16, client: Client) -> wire::RouteAction {
-    forwarded(world, wire::Target::Cluster(names::cluster(service, port)), service, None, None, client)
+/// The route of gRPC's client to a service port that nobody wrote one for.
+pub(super) fn implicit(world: &World<'_>, service: &Key, port: u16) -> wire::RouteAction {
+    forwarded(world, wire::Target::Cluster(names::cluster(service, port)), service, None, None, Client::Grpc)
 }
 
 /// Where requests go by weight, and the first of those that decides about policy; nowhere if no backend has a weight.

@@ -1,7 +1,7 @@
 //! Gateways: their listeners and what those route.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv6Addr, SocketAddr},
 };
 
@@ -96,7 +96,7 @@ fn encrypted(
     built: &mut Built,
 ) -> Vec<wire::FilterChain> {
     let mut chains: Vec<wire::FilterChain> = Vec::new();
-    for ((gateway, listener), hosts) in listeners.iter().zip(virtual_hosts(world, listeners)) {
+    for ((gateway, listener), mut hosts) in listeners.iter().zip(virtual_hosts(world, listeners)) {
         let ListenerProtocol::Https { certificates } = &listener.protocol else { continue };
         let socket = match tls::downstream(world.config, certificates) {
             Ok(socket) => socket,
@@ -109,6 +109,11 @@ fn encrypted(
             // Another listener has the same hostname: Envoy takes no two chains with the same names.
             continue;
         }
+        // Whoever asked for another server name does not get to the hosts of a more specific listener.
+        let own = listener.hostname.as_ref();
+        let others = listeners.iter().map(|(_, other)| other.hostname.as_ref());
+        let closer: BTreeSet<Host<'_>> = others.filter(|other| *other != own && hosts::includes(own, *other)).collect();
+        hosts.extend(closer.into_iter().map(|host| routes::virtual_host(world, host, &[], Client::Envoy)));
         let name = names::own_routes(address, gateway, listener);
         let configuration = routes::configuration(name.clone(), hosts);
         built.resources.insert((Kind::Routes, name.clone()), Resource::listed(&configuration));

@@ -133,7 +133,7 @@ impl Mesh {
 
     /// Only the endpoints of these services have changed: only their load assignments are made anew.
     fn endpoints(&mut self, services: BTreeSet<Key>) -> Changes {
-        let mut changes = Changes::new();
+        let (mut changes, mut anew) = (Changes::new(), false);
         for key in services {
             let Some((at, written)) = self.written.get(&key) else { continue };
             let registered = self.registered.get(&key).into_iter().flat_map(BTreeMap::values);
@@ -141,9 +141,8 @@ impl Mesh {
             let before = std::mem::replace(&mut self.config.services[*at], after);
             let after = &self.config.services[*at];
             if resolved_by_clients(&before) || resolved_by_clients(after) {
-                // The cluster holds them, or is another one now. What `changes` has so far is in it.
-                let mut all = self.rebuild();
-                changes.append(&mut all);
+                // The cluster holds them, or is another one now.
+                anew = true;
                 continue;
             }
             for (name, assignment) in assignments(after) {
@@ -154,6 +153,9 @@ impl Mesh {
                     changes.insert(name, Some(assignment));
                 }
             }
+        }
+        if anew {
+            changes.append(&mut self.rebuild());
         }
         changes
     }

@@ -10,8 +10,9 @@
 //!                              for gRPC's client: Listener NAME[.NAMESPACE][:PORT], RouteConfiguration service/…
 //! ```
 //!
-//! Everything but `producer.rs` is a pure function of the configuration: the same on every member, byte for byte. That is
-//! why a version is a hash of the content, and why a client that moves to another member is sent nothing again.
+//! All of this is a pure function of the configuration: the same on every member, byte for byte. That is why a version is a
+//! hash of the content, and why a client that moves to another member is sent nothing again. `mesh.rs` does it for what is
+//! stored, change by change; `producer.rs` follows the store and hands the result to the push, while somebody asks for it.
 //!
 //! # What becomes of what
 //! - A service is one cluster for each of its ports, over EDS. If one of its endpoints is a name it is a `STRICT_DNS`
@@ -28,7 +29,8 @@
 //! - Services that an AccessPolicy protects, listeners whose private key is not in a file, and services with TLS that
 //!   cannot be verified from files are **left out**, with the reason in the log: without them they would be open.
 //! - Rate limits, adaptive concurrency, hedging, faults, priorities, slow calls and the kernel's signals of a breaker,
-//!   `halfOpenRequests`, `maxBodyBytes`, deadlines of clients, tracing and access logs are for Weft's nodes only.
+//!   `halfOpenRequests`, `maxBodyBytes`, deadlines of clients, tracing and access logs are for Weft's nodes only. So is a
+//!   gRPC health check of an upstream that speaks HTTP/1.1.
 //! - Load balancer, pool, breaker and health check are those of the service's own TrafficPolicy; a route's own decides
 //!   about time-outs, retries and what is hashed. With several backends the first one's policy decides for the rule.
 //! - Where nobody wrote a time-out, Weft waits 15 s for the head of a response; Envoy can only limit the whole of it,

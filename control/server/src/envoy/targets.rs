@@ -86,7 +86,7 @@ fn configuration(world: &World<'_>, service: &Key, port: u16, bound: Vec<&HttpRo
         host.routes.push(wire::Route {
             name: "implicit".to_owned(),
             matcher: Some(wire::RouteMatch { path: Some(everything), ..wire::RouteMatch::default() }),
-            action: Some(wire::Action::Route(action::implicit(world, service, port, Client::Grpc))),
+            action: Some(wire::Action::Route(Box::new(action::implicit(world, service, port)))),
             ..wire::Route::default()
         });
     }

@@ -145,7 +145,7 @@ fn two_builds_have_the_same_bytes_and_versions() {
     }
     // Whoever moves an endpoint in a document has changed nothing.
     let mut turned = config(GATEWAY);
-    turned.services.iter_mut().for_each(|service| service.endpoints.reverse());
+    turned.services.iter_mut().for_each(|service| std::sync::Arc::make_mut(service).endpoints.reverse());
     assert_eq!(build(&turned).resources, build(&config(GATEWAY)).resources);
     let version = build(&config(MINIMAL)).resources[&(Kind::Assignment, "default/hello:80".into())].version();
     assert_eq!(version, "f111ae0b30decf62", "a version is the same after an update of Weft that changes nothing");
@@ -161,7 +161,7 @@ fn endpoints_are_by_zone_and_weight_without_those_that_take_nothing_new() {
     (draining.port, draining.draining) = (9101, true);
     let mut unused = more.clone();
     (unused.port, unused.weight) = (9102, 0);
-    cart.endpoints.extend([more.clone(), draining, unused, more]);
+    std::sync::Arc::make_mut(cart).endpoints.extend([more.clone(), draining, unused, more]);
     let assignment: ClusterLoadAssignment = get(&build(&config), Kind::Assignment, "default/cart:80");
     let shown: Vec<_> = assignment
         .endpoints
@@ -190,7 +190,7 @@ fn a_service_with_a_name_is_resolved_by_envoy() {
     let mut mixed = config(&web(""));
     let mut named = mixed.services[0].endpoints[0].clone();
     named.address = Address::Name("localhost".into());
-    mixed.services[0].endpoints.push(named);
+    std::sync::Arc::make_mut(&mut mixed.services[0]).endpoints.push(named);
     let built = build(&mixed);
     assert_eq!(cluster(&built, "default/web:80").discovery(), Discovery::StrictDns);
     assert!(names(&built, Kind::Assignment, true).is_empty());
@@ -303,6 +303,9 @@ fn https_is_listened_to_only_with_certificates_in_files() {
     let own = routes(&built, "gateway/[::]:443/default/edge/a");
     assert_eq!(own.virtual_hosts.len(), 1);
     assert_eq!(own.virtual_hosts[0].domains, ["a.test"]);
+    let rest = routes(&built, "gateway/[::]:443/default/edge/rest");
+    let hosts: Vec<_> = rest.virtual_hosts.iter().map(|host| (&*host.domains[0], host.routes.len())).collect();
+    assert_eq!(hosts, [("*", 1), ("a.test", 0)], "a.test belongs to the other listener");
 
     // A path that means something only beside the document.
     let built = build(&config(&text("certFile: a.pem, keyFile: a.key")));

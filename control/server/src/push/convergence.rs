@@ -24,6 +24,12 @@ pub(super) struct Histogram {
 }
 
 impl Histogram {
+    /// Both together.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.counts.iter_mut().zip(other.counts).for_each(|(count, more)| *count += more);
+        self.sum += other.sum;
+    }
+
     fn observe(&mut self, duration: Duration) {
         let seconds = duration.as_secs_f64();
         let class = BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(BOUNDS.len());

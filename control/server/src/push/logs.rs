@@ -14,9 +14,12 @@ use std::{
 use tokio::sync::{Notify, watch};
 
 use super::{
-    convergence::Convergence,
+    convergence::{Convergence, Histogram},
     log::{Change, Log, Resource, TypeSpec},
 };
+
+/// What changed, by type; a type is named by its place.
+pub type Changes = Vec<(usize, Vec<Change>)>;
 
 /// All logs of a member. A type is known by its place in the list it is made of: clusters before endpoints, and so on.
 #[derive(Debug)]
@@ -52,12 +55,12 @@ impl Logs {
 
     /// Takes what the revisions up to `revision` changed in these types, in one step. A type without changes is named
     /// too: it is up to date, then. `since` is when this member had the revision: convergence is counted from there.
-    pub fn publish(&self, revision: u64, since: Instant, changes: Vec<(usize, Vec<Change>)>) {
+    pub fn publish(&self, revision: u64, since: Instant, changes: Changes) {
         self.publish_all(since, vec![(revision, changes)]);
     }
 
     /// As [`Self::publish`], several revisions in one step.
-    pub fn publish_all(&self, since: Instant, revisions: Vec<(u64, Vec<(usize, Vec<Change>)>)>) {
+    pub fn publish_all(&self, since: Instant, revisions: Vec<(u64, Changes)>) {
         let mut changed = 0;
         for (revision, changes) in &revisions {
             for (at, _) in changes.iter().filter(|(_, changes)| !changes.is_empty()) {
@@ -109,6 +112,18 @@ impl Logs {
     pub(super) fn converging<T>(&self, at: usize, with: impl FnOnce(&mut Convergence) -> T) -> Option<T> {
         let convergence = self.convergence.get(at)?;
         Some(with(&mut convergence.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// Of all types.
+    pub(super) fn convergence(&self) -> Histogram {
+        let mut all = Histogram::default();
+        for at in 0..self.convergence.len() {
+            self.converging(at, |convergence| {
+                convergence.expire(Instant::now());
+                all.add(&convergence.histogram);
+            });
+        }
+        all
     }
 
     /// The logs, for a short look: producers wait.

@@ -12,9 +12,13 @@
 //!   quorum.rs: does this member hear the others?        └──▶ nodes.rs, convergence.rs: what nodes have, and how soon
 //! ```
 //!
-//! A stream has no queue: it is a cursor into the log of each type, with at most one unanswered response. The engine
-//! knows nothing of what resources mean; a producer makes them ([`log::Resource`]) and publishes them
-//! ([`Logs::publish`]).
+//! A stream has no queue: it is a cursor into the log of each type, with at most one unanswered response. That is also
+//! what makes one response of many changes under a storm of them, and there is no other delay: pauses of 10 to 100 ms
+//! between what goes out, measured with 200 changes a second to 300 streams, saved neither responses nor time.
+//!
+//! The engine knows nothing of what resources mean; a producer makes them ([`log::Resource`]) and publishes them
+//! ([`Logs::publish`]). A type more is a [`log::TypeSpec`] more in `Push::start`, at its place in the order in which
+//! types are sent, and a task that publishes.
 
 mod convergence;
 mod exchange;
@@ -25,7 +29,7 @@ pub mod logs;
 mod metrics;
 pub mod nodes;
 mod order;
-mod own;
+pub(crate) mod own;
 mod protocol;
 mod quorum;
 mod sotw;
@@ -99,6 +103,11 @@ impl Push {
     pub(crate) fn nodes(&self, id: u64) -> MemberNodes {
         let (revision, nodes) = (self.nodes.revision(), self.nodes.view());
         MemberNodes { id: id.to_string(), member: self.member.clone(), revision, nodes }
+    }
+
+    /// What is said about it, in Prometheus's text format.
+    pub(crate) fn metrics(&self) -> String {
+        metrics::render(self)
     }
 
     /// Is it for [`Self::serve`]?

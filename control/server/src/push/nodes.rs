@@ -310,3 +310,61 @@ impl Drop for Connection {
         inner.forget(now);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::push::testing::{SPEC, put};
+
+    static NOW: AtomicU64 = AtomicU64::new(1_000);
+
+    fn node(id: &str, client: &str) -> Node {
+        Node { id: id.into(), user_agent_name: client.into(), ..Node::default() }
+    }
+
+    fn shown(nodes: &Nodes) -> Vec<(String, bool, State)> {
+        nodes.view().into_iter().map(|view| (view.node, view.connected, view.state)).collect()
+    }
+
+    #[test]
+    fn nodes_come_are_behind_and_go() {
+        let logs = Arc::new(Logs::new(vec![SPEC]));
+        let nodes = Arc::new(Nodes::new("a", || NOW.load(Ordering::Relaxed), logs.clone()));
+        let peer = "10.0.0.1:5".parse().unwrap();
+        let publish = |revision| {
+            logs.publish(revision, std::time::Instant::now(), vec![(0, vec![put("a", revision)])]);
+        };
+        publish(1);
+        let first = nodes.connect(node("n", OURS), peer);
+        let settled = TypeState { settled: Some(1), acknowledged: 1, answered: 1, sent: 1, ..TypeState::default() };
+        first.update(0, settled.clone());
+        assert_eq!(shown(&nodes), [("n".into(), true, State::Synced)]);
+        // Before the stream has noticed.
+        publish(2);
+        assert_eq!((shown(&nodes)[0].2, nodes.view()[0].acknowledged), (State::Stale, 1));
+        first.update(0, TypeState { settled: Some(2), ..settled.clone() });
+        assert_eq!((shown(&nodes)[0].2, nodes.view()[0].acknowledged), (State::Synced, 2));
+
+        // It comes back before its old stream has ended.
+        let second = nodes.connect(node("n", OURS), peer);
+        second.update(0, settled.clone());
+        assert_eq!(shown(&nodes), [("n".into(), true, State::Stale)]);
+        drop(first);
+        assert_eq!(shown(&nodes), [("n".into(), true, State::Stale)]);
+        drop(second);
+        assert_eq!(shown(&nodes), [("n".into(), false, State::Stale)]);
+        // Others share names.
+        let others = [nodes.connect(node("e", "envoy"), peer), nodes.connect(node("e", "envoy"), peer)];
+        assert_eq!(nodes.clients(), BTreeMap::from([("envoy".to_owned(), 2)]));
+        assert_eq!(shown(&nodes).len(), 3);
+        drop(others);
+        assert_eq!(shown(&nodes).len(), 2);
+        drop(nodes.connect(node("n", OURS), peer));
+        assert_eq!(shown(&nodes).len(), 2, "each once");
+        NOW.fetch_add(GONE_MS + 1, Ordering::Relaxed);
+        assert_eq!(shown(&nodes), []);
+    }
+}

@@ -41,7 +41,7 @@ pub(super) fn is_endpoint(key: &ObjectKey) -> bool {
 }
 
 /// What a resource is called.
-pub(super) fn name(key: &ObjectKey) -> Arc<str> {
+pub(crate) fn name(key: &ObjectKey) -> Arc<str> {
     if is_endpoint(key) {
         format!("{}/{}", key.namespace, key.name).into()
     } else {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// Between questions while all is well.
 pub(super) const EVERY: Duration = Duration::from_secs(2);
 /// Between questions otherwise.
-pub(super) const AGAIN: Duration = Duration::from_millis(250);
+pub(super) const AGAIN: Duration = Duration::from_millis(100);
 /// After so long without an answer this member is alone: an election takes less.
 const LOST: Duration = Duration::from_secs(5);
 

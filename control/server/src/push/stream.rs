@@ -260,11 +260,11 @@ fn unreadable(status: Status) -> Status {
     }
 }
 
-/// A NACK is in the log once.
+/// A NACK is in the log once. What a client says is quoted: it may hold anything.
 fn report(connection: &Connection, url: &str, new: &[Rejection]) {
-    let short = url.rsplit('/').next().unwrap_or(url);
-    for Rejection { name, version, reason, .. } in new {
-        let node = connection.node();
-        tracing::warn!(node, resource = %name, r#type = short, %version, %reason, "a node does not take a resource");
+    let (node, short) = (connection.node(), url.rsplit('/').next().unwrap_or(url));
+    for rejection in new {
+        let (resource, version, reason) = (&*rejection.name, &*rejection.version, &*rejection.reason);
+        tracing::warn!(node, resource, r#type = short, version, reason, "a node does not take a resource");
     }
 }

@@ -97,6 +97,8 @@ async fn a_retry_is_applied_once() {
     applied(&mut other, &service("shop", 1)).await;
     let first = raw(service("cart", 1)).await;
     assert_eq!((&first["revision"], &first["changed"]), (&2.into(), &1.into()), "{first}");
+    let at_once = raw(service("cart", 1)).await;
+    assert_eq!((&at_once["revision"], &at_once["changed"]), (&2.into(), &1.into()), "{at_once}");
     applied(&mut other, &service("cart", 2)).await;
     let again = raw(service("cart", 1)).await;
     assert_eq!((&again["revision"], &again["changed"]), (&first["revision"], &first["changed"]), "{again}");

@@ -111,9 +111,9 @@ async fn what_is_not_kept_alive_ends_and_comes_back_when_it_registers_again() {
     let agents = client.get("/v1/agents").await.unwrap().body;
     assert_eq!((&agents["items"][0]["agent"], &agents["items"][0]["endpoints"]), (&"kept".into(), &1.into()));
 
-    let renewed = std::cell::RefCell::new(one.client());
+    let renewed = tokio::sync::Mutex::new(one.client());
     until("the silent one is gone", async || {
-        assert_eq!(keep_alive(&mut renewed.borrow_mut(), "kept", kept).await.status, StatusCode::OK);
+        assert_eq!(keep_alive(&mut *renewed.lock().await, "kept", kept).await.status, StatusCode::OK);
         registered(&client).await == [(1, "kept".to_owned())]
     })
     .await;

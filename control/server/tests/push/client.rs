@@ -12,10 +12,10 @@ use tonic::{
 use tonic_prost::ProstCodec;
 use weft_store::types::{Command, ObjectKey, Op, Outcome, Put};
 use weft_wire::{
-    DELTA,
-    discovery::{DeltaRequest, DeltaResponse, Locality, Node},
+    DELTA, SOTW,
+    discovery::{Any, DeltaRequest, DeltaResponse, Locality, Node, SotwRequest, SotwResponse},
     prost::Message,
-    resource::{ENDPOINT, OBJECT},
+    resource::{ENDPOINT, OBJECT, REJECTED, Rejected},
 };
 
 use crate::common::{LIMIT, Running};
@@ -57,6 +57,15 @@ pub fn ack(response: &DeltaResponse) -> DeltaRequest {
     DeltaRequest { type_url, response_nonce, ..DeltaRequest::default() }
 }
 
+/// Does not take `rejected`: names and reasons.
+pub fn nack(response: &DeltaResponse, rejected: &[(&str, &str)]) -> DeltaRequest {
+    let detail =
+        |(name, reason): &(&str, &str)| Any::of(REJECTED, &Rejected { name: (*name).into(), reason: (*reason).into() });
+    let details = rejected.iter().map(detail).collect();
+    let error_detail = Some(weft_wire::discovery::Status { code: 3, message: "no".into(), details });
+    DeltaRequest { error_detail, ..ack(response) }
+}
+
 impl Client {
     /// A stream on which nothing has been asked for.
     pub async fn open(channel: Channel) -> Result<Self, Status> {
@@ -76,7 +85,16 @@ impl Client {
         id: &str,
         has: HashMap<String, BTreeMap<String, String>>,
     ) -> Result<Self, Status> {
-        let mut client = Self::open(channel(address).await).await?;
+        Self::over(channel(address).await, id, has).await
+    }
+
+    /// As [`Self::connect`], over a connection of many.
+    pub async fn over(
+        channel: Channel,
+        id: &str,
+        has: HashMap<String, BTreeMap<String, String>>,
+    ) -> Result<Self, Status> {
+        let mut client = Self::open(channel).await?;
         client.has = has;
         for url in [OBJECT, ENDPOINT] {
             let has = client.has.entry(url.into()).or_default();
@@ -130,6 +148,30 @@ impl Client {
         self.requests.send(request).await.unwrap();
         let response = self.take().await;
         assert_eq!((response.resources.len(), &*response.removed_resources), (0, &[name][..]), "{response:?}");
+    }
+}
+
+/// A stream in the older protocol.
+pub struct SotwClient {
+    pub requests: mpsc::Sender<SotwRequest>,
+    responses: Streaming<SotwResponse>,
+}
+
+impl SotwClient {
+    pub async fn open(channel: Channel) -> Self {
+        let (requests, receiver) = mpsc::channel(64);
+        let mut grpc = Grpc::new(channel);
+        grpc.ready().await.unwrap();
+        let codec = ProstCodec::<SotwRequest, SotwResponse>::default();
+        let request = tonic::Request::new(ReceiverStream::new(receiver));
+        let opening = grpc.streaming(request, http::uri::PathAndQuery::from_static(SOTW), codec);
+        let responses = timeout(LIMIT, opening).await.expect("headers in time").unwrap().into_inner();
+        Self { requests, responses }
+    }
+
+    pub async fn next(&mut self) -> SotwResponse {
+        let response = timeout(LIMIT, self.responses.message()).await.expect("a response in time");
+        response.unwrap().expect("no end")
     }
 }
 

@@ -1,8 +1,10 @@
 //! The push, over real sockets.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod asked;
 mod client;
 #[path = "../api/common.rs"]
 #[allow(dead_code)]
 mod common;
 mod one;
+mod three;

@@ -8,7 +8,7 @@ use crate::types::{Event, Revision};
 /// How many changes are kept.
 pub const EVENTS: usize = 100_000;
 /// How many bytes of versions that they made are kept.
-pub const BYTES: usize = 256 << 20;
+pub const BYTES: usize = 64 << 20;
 
 /// What was asked for has been forgotten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

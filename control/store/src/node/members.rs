@@ -114,11 +114,8 @@ impl Store {
     /// Adds a member that receives everything and has no vote.
     pub async fn add_learner(&self, id: u64, member: Member) -> Result<(), Error> {
         let known = self.metrics().membership_config.get_node(&id).cloned();
-        if let Some(known) = known
-            && known.incarnation != member.incarnation
-        {
-            let what = format!("member {id} is known with another data directory: remove it, and come with another id");
-            return Err(Error::Membership(what));
+        if known.is_some_and(|known| known.incarnation != member.incarnation) {
+            return Err(another_directory(id));
         }
         self.change(async |store: &Store| store.0.raft.add_learner(id, member, false).await).await
     }
@@ -133,7 +130,8 @@ impl Store {
                 let change = ChangeMembers::SetNodes(BTreeMap::from([(id, member)]));
                 self.change(async |store: &Store| store.0.raft.change_membership(change, false).await).await
             }
-            _ => Err(Error::Membership(format!("there is no member {id} with this data directory"))),
+            Some(_) => Err(another_directory(id)),
+            None => Err(Error::Membership(format!("there is no member {id}"))),
         }
     }
 
@@ -237,4 +235,9 @@ impl Store {
             Err(_) => Err(Error::Unknown),
         }
     }
+}
+
+fn another_directory(id: u64) -> Error {
+    let what = format!("member {id} is known with another data directory: remove it, and come with another id");
+    Error::Membership(what)
 }

@@ -82,7 +82,7 @@ impl Options {
             // A snapshot holds the history too, and so weighs tens of MiB under load; while it is written, writes wait.
             snapshot_every: 50_000,
             timeout: Duration::from_secs(5),
-            history: Duration::from_secs(600),
+            history: Duration::from_secs(7 * 24 * 3600),
             hold: Hold::default(),
             clock: || {
                 let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

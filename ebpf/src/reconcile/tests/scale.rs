@@ -1,6 +1,6 @@
 //! Full maps. Prints how long it takes: `cargo test --release -p weft-ebpf scale -- --nocapture`.
 
-use std::{sync::Arc, time::Instant};
+use std::time::Instant;
 
 use weft_model::config::*;
 

@@ -5,6 +5,7 @@ mod disk;
 mod harness;
 mod killed;
 mod members;
+mod node_follow;
 mod partition;
 
 use std::time::Duration;

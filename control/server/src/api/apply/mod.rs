@@ -110,13 +110,13 @@ async fn change(context: &Context, query: &Query, asked: &Asked, wanted: Wanted)
         if dry_run || (!writes && plan.require.is_empty() && !asking.is_identified()) {
             return Ok(done(revision, count, &plan));
         }
-        // What is not the caller's is not counted.
-        let mut own = 0;
+        // What is not the caller's is not counted: the guard, of a retry as well.
+        let mut own = 1;
         if writes {
             let that = guarded.map_or(That::Absent, That::At);
             plan.require.push(Require { key: guard.clone(), that });
             plan.writes.push(Write::Put(Put::spec(guard.clone(), revision.to_string())));
-            own = 1 + u64::try_from(plan.own.len()).unwrap_or(u64::MAX);
+            own += u64::try_from(plan.own.len()).unwrap_or(u64::MAX);
             plan.writes.append(&mut plan.own);
         }
         let op = Op::Write { require: std::mem::take(&mut plan.require), writes: std::mem::take(&mut plan.writes) };

@@ -108,7 +108,7 @@ pub(super) fn plan(known: &Known, wanted: &Wanted, now: &str) -> Result<Plan, Re
         |object: &Arc<Object>| (object.key.clone(), serde_json::from_slice(&object.spec).unwrap_or_default());
     let checked = config::check(known.objects.iter().map(documents), &files, &deleted);
     let (documents, Checked { warnings, .. }) = checked.map_err(|problems: Problems| Refusal::invalid(&problems))?;
-    let find = |key: &ObjectKey| known.objects.iter().find(|object| object.key == *key);
+    let there: BTreeMap<&ObjectKey, &Arc<Object>> = known.objects.iter().map(|object| (&object.key, object)).collect();
     // Warnings about what was stored before are old news.
     let new = warnings.iter().filter(|warning| files.iter().any(|(name, _)| *name == warning.file));
     plan.warnings = new.filter_map(|warning| serde_json::to_value(warning).ok()).collect();
@@ -120,7 +120,7 @@ pub(super) fn plan(known: &Known, wanted: &Wanted, now: &str) -> Result<Plan, Re
         {
             plan.require.push(Require { key: key.clone(), that: That::At(revision(&read_at)?) });
         }
-        let stored = find(&key).map(|object| serde_json::from_slice::<Value>(&object.spec).unwrap_or_default());
+        let stored = there.get(&key).map(|object| serde_json::from_slice::<Value>(&object.spec).unwrap_or_default());
         config::created(&mut json, stored.as_ref(), now);
         let action = match &stored {
             Some(stored) if *stored == json => "unchanged",
@@ -133,7 +133,7 @@ pub(super) fn plan(known: &Known, wanted: &Wanted, now: &str) -> Result<Plan, Re
         }
     }
     for key in &deleted {
-        let exists = find(key).is_some();
+        let exists = there.contains_key(key);
         plan.objects.push(named(key, if exists { "deleted" } else { "absent" }));
         if exists {
             plan.writes.push(Write::Delete(key.clone()));
@@ -150,12 +150,14 @@ pub(super) fn plan(known: &Known, wanted: &Wanted, now: &str) -> Result<Plan, Re
 
 /// What a set held, is there, and is held by no set any more.
 fn dropped(known: &Known, set: &ObjectKey, held: &[ObjectKey]) -> Vec<ObjectKey> {
-    let (own, others): (Vec<_>, Vec<_>) = known.sets.iter().partition(|stored| stored.key == *set);
-    let others: BTreeSet<ObjectKey> =
-        others.into_iter().flat_map(|stored| Set::of(stored).keys().collect::<Vec<_>>()).collect();
-    let before = own.into_iter().flat_map(|stored| Set::of(stored).keys().collect::<Vec<_>>());
-    let there = |key: &ObjectKey| known.objects.iter().any(|object| object.key == *key);
-    before.filter(|key| !held.contains(key) && !others.contains(key) && there(key)).collect()
+    let mut before = BTreeSet::new();
+    let mut stays: BTreeSet<ObjectKey> = held.iter().cloned().collect();
+    for stored in &known.sets {
+        let keys = Set::of(stored);
+        if stored.key == *set { before.extend(keys.keys()) } else { stays.extend(keys.keys()) }
+    }
+    let there: BTreeSet<&ObjectKey> = known.objects.iter().map(|object| &object.key).collect();
+    before.into_iter().filter(|key| !stays.contains(key) && there.contains(key)).collect()
 }
 
 /// What has to be applied and deleted so that the configuration is what it was, and what becomes of the sets.

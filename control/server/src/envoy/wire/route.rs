@@ -50,8 +50,8 @@ pub(in crate::envoy) struct Route {
 /// What a route does.
 #[derive(Clone, PartialEq, Oneof)]
 pub(in crate::envoy) enum Action {
-    #[prost(message, tag = "2")]
-    Route(RouteAction),
+    #[prost(message, boxed, tag = "2")]
+    Route(Box<RouteAction>),
     #[prost(message, tag = "3")]
     Redirect(Redirect),
     #[prost(message, tag = "7")]

@@ -86,7 +86,8 @@ async fn a_member_whose_disk_was_wiped_is_nobody() {
     cluster.leader().await.remove(wiped).await.unwrap();
     cluster.stop(wiped).await;
     cluster.add(9).await;
-    assert_eq!(cluster.stores[&9].read(Consistency::Serializable, |m| m.len()).await.unwrap(), 1);
+    let there = async || cluster.stores[&9].read(Consistency::Serializable, |m| m.len()).await.unwrap() == 1;
+    eventually("it has what the others have", there).await;
 }
 
 #[tokio::test]
