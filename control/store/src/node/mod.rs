@@ -77,7 +77,7 @@ impl Options {
             data_dir: data_dir.into(),
             heartbeat: Duration::from_millis(100),
             // A follower waits for the longer of these, the leader's lease, and then for a random time between them:
-            // at least ten heartbeats, as etcd does. Writes pause for about the sum of both and some 0.3 s.
+            // at least ten heartbeats, as etcd does. Writes pause for about the sum of both and some 0.2 s.
             election: (Duration::from_millis(350), Duration::from_millis(700)),
             // A snapshot holds the history too, and so weighs tens of MiB under load; while it is written, writes wait.
             snapshot_every: 50_000,
