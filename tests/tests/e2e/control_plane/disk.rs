@@ -70,8 +70,10 @@ async fn a_full_disk_ends_one_member_with_a_reason_and_the_others_go_on() {
         stage.plane.restart(full, &[]);
     }
     stage.plane.voting(4).await;
-    stage.check().await;
+    let plane = stage.check().await;
+    // Before the directory that it is in is removed.
     drop(small);
+    drop(plane);
 }
 
 /// Its last line, if it ends; it may also find enough room to go on.
