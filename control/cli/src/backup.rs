@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io::{self, Write},
     net::SocketAddr,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -73,7 +74,8 @@ pub fn run(args: &Args) -> Done {
 /// Under its name, the file is always whole.
 fn keep(path: &Path, content: &[u8]) -> io::Result<()> {
     let unfinished = path.with_added_extension("new");
-    let mut file = File::create(&unfinished)?;
+    // It may hold keys.
+    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
     file.write_all(content)?;
     file.sync_all()?;
     std::fs::rename(&unfinished, path)?;

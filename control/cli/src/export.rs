@@ -1,6 +1,6 @@
 //! `weft export`: the whole configuration as documents.
 
-use std::path::PathBuf;
+use std::{fs::File, io::Write, os::unix::fs::OpenOptionsExt, path::PathBuf};
 
 use serde_json::Value;
 use weft_control::config;
@@ -29,7 +29,10 @@ pub fn run(args: &Args) -> Done {
     match &args.output {
         None => print_line(text.trim_end()),
         Some(path) => {
-            std::fs::write(path, text).map_err(|error| anyhow::anyhow!("cannot write {}: {error}", path.display()))?
+            // It may hold keys.
+            let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path);
+            let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
+            written.map_err(|error| anyhow::anyhow!("cannot write {}: {error}", path.display()))?
         }
     }
     Ok(())

@@ -16,7 +16,7 @@ use crate::log::Log;
 use crate::machine::Machine;
 use crate::node::Identity;
 use crate::raft::{LogId, Member, Membership, SnapshotMeta, StoredMembership};
-use crate::snapshot::{Disk, Snapshots};
+use crate::snapshot::{Disk, Snapshots, make_dir};
 use crate::types::Revision;
 
 const MAGIC: &[u8; 16] = b"weft backup v1 \n";
@@ -83,7 +83,7 @@ pub fn read(file: &[u8]) -> Result<Contents, NotRestored> {
 /// When there is something in the directory already, or the disk fails.
 pub async fn restore(contents: Contents, dir: &Path, name: &str, address: &str) -> Result<Revision, NotRestored> {
     let disk = |doing, error| Fatal::disk(doing, dir, error);
-    std::fs::create_dir_all(dir).map_err(|error| disk("make", error))?;
+    make_dir(dir).map_err(|error| disk("make", error))?;
     if std::fs::read_dir(dir).map_err(|error| disk("list", error))?.next().is_some() {
         return Err(NotRestored::NotEmpty(dir.display().to_string()));
     }

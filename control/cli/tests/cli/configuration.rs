@@ -1,5 +1,7 @@
 //! Diff, export, rollback, sets, backups, and members on standby, with a control plane of real processes.
 
+use std::os::unix::fs::PermissionsExt;
+
 use crate::{
     file,
     plane::{Member, ask, status, until},
@@ -103,6 +105,12 @@ fn a_backup_is_restored_for_a_new_control_plane() {
     let (code, stdout, stderr) = ask(&[&one], &["backup", &at("backup")]);
     assert!(code == 0 && stdout.starts_with("revision 1: "), "{stdout}{stderr}");
     assert!(!std::path::Path::new(&at("backup.new")).exists());
+    // A Secret's key is nobody else's.
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(std::path::Path::new(&at("backup"))), 0o600);
+    for entry in std::fs::read_dir(one.dir.path()).unwrap() {
+        assert_eq!(mode(&entry.unwrap().path()), 0o600);
+    }
     one.kill();
 
     let restored = tempfile::tempdir().unwrap();

@@ -17,7 +17,7 @@ pub(crate) struct Member {
     name: String,
     child: Child,
     pub(crate) address: String,
-    dir: tempfile::TempDir,
+    pub(crate) dir: tempfile::TempDir,
 }
 
 impl Member {

@@ -5,6 +5,7 @@
 //! snapshots purge it.
 
 use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -67,7 +68,7 @@ impl Disk {
 
     fn file(path: &Path, empty: bool) -> Result<FileBackend, Fatal> {
         let mut options = std::fs::OpenOptions::new();
-        let file = options.read(true).write(true).create(empty).truncate(empty).open(path);
+        let file = options.read(true).write(true).create(empty).truncate(empty).mode(0o600).open(path);
         let file = file.map_err(|error| Fatal::disk("open", path, error))?;
         // redb would make a new log of it, and this member would forget what it has promised.
         if !empty && file.metadata().is_ok_and(|meta| meta.len() == 0) {

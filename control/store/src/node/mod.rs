@@ -30,7 +30,7 @@ use crate::lease::{Hold, Leases};
 use crate::log::Log;
 use crate::network::{Peers, Server, Transport};
 use crate::raft::{LogId, Member, Types};
-use crate::snapshot::{Disk, Snapshots};
+use crate::snapshot::{Disk, Snapshots, make_dir};
 use crate::state::State;
 pub(crate) use identity::Identity;
 
@@ -235,7 +235,7 @@ impl fmt::Debug for Store {
 fn open_files(options: &Options, failure: &Failure) -> Result<(Log, Snapshots, Identity), Fatal> {
     let dir = &options.data_dir;
     let mismatch = |path: PathBuf, what: String| Fatal::Mismatch { path, what };
-    std::fs::create_dir_all(dir).map_err(|error| Fatal::disk("make", dir, error))?;
+    make_dir(dir).map_err(|error| Fatal::disk("make", dir, error))?;
     let (log_path, identity_path) = (dir.join("log.redb"), dir.join("member"));
 
     let identity = Identity::load(&identity_path)?;

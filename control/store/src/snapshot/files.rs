@@ -1,8 +1,15 @@
-//! The few things that are done with files, so that a test can fail each of them.
+//! The few things that are done with files, so that a test can fail each of them. What is kept may hold keys: only this
+//! user reads it.
 
-use std::fs::{self, File};
-use std::io;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
+
+/// Makes a data directory, if it is not there.
+pub(crate) fn make_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
 
 /// A file system.
 pub(crate) trait Files: std::fmt::Debug + Send + Sync + 'static {
@@ -32,7 +39,9 @@ impl Files for Disk {
     }
 
     fn write(&self, path: &Path, content: &[u8]) -> io::Result<()> {
-        fs::write(path, content)
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        file.write_all(content)
     }
 
     fn sync(&self, path: &Path) -> io::Result<()> {

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use crate::codec::{Malformed, Reader, Wire, checksum};
 use crate::fatal::Fatal;
 use crate::raft::SnapshotMeta;
-pub(crate) use files::{Disk, Files};
+pub(crate) use files::{Disk, Files, make_dir};
 
 const MAGIC: &[u8; 16] = b"weft snapshot 1\n";
 const PREFIX: &str = "snapshot-";
