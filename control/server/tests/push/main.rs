@@ -4,7 +4,7 @@
 mod asked;
 mod client;
 #[path = "../api/common.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the tests of the API use more of it")]
 mod common;
 mod one;
 mod three;

@@ -107,7 +107,7 @@ impl Endpoints {
             .collect();
         self.moved.clear();
         let same = in_force.filter(|now| Arc::ptr_eq(&now.base, base) && now.config.services == services);
-        same.map_or_else(|| Arc::new(with_services(base, services)), |now| now.config.clone())
+        same.map_or_else(|| Arc::new(Config { services, ..Config::clone(base) }), |now| now.config.clone())
     }
 
     /// What was merged last is in force.
@@ -137,33 +137,6 @@ impl Endpoints {
     pub fn versions(&self) -> Vec<(Arc<str>, Arc<str>)> {
         let all = self.services.values().flatten().filter(|(name, _)| !self.pending.contains_key(*name));
         all.map(|(name, held)| (name.clone(), held.version.clone())).collect()
-    }
-}
-
-fn with_services(base: &Config, services: Vec<Arc<Service>>) -> Config {
-    let Config {
-        gateways,
-        http_routes,
-        tcp_routes,
-        services: _,
-        traffic_policies,
-        backend_tls,
-        access_policies,
-        workloads,
-        telemetry,
-        certificates,
-    } = base;
-    Config {
-        gateways: gateways.clone(),
-        http_routes: http_routes.clone(),
-        tcp_routes: tcp_routes.clone(),
-        services,
-        traffic_policies: traffic_policies.clone(),
-        backend_tls: backend_tls.clone(),
-        access_policies: access_policies.clone(),
-        workloads: workloads.clone(),
-        telemetry: telemetry.clone(),
-        certificates: certificates.clone(),
     }
 }
 
